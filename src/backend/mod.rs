@@ -1,0 +1,151 @@
+//! Executors of graphs. A back end compiles a [`Graph`] and its weights once into a [`Program`]; a step then only
+//! says which rows to run.
+//!
+//! Rows, not batches: each row carries its token, position and sequence. A prompt, one decode, eight users decoding
+//! at once and a speculative check are the same thing with other rows. The KV cache is an array of pages of
+//! [`PAGE_LEN`] positions; which pages a sequence owns is the caller's business and comes with each step.
+
+pub mod cpu;
+pub mod gpu;
+
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::quant::Weight;
+
+/// Positions in a page of the KV cache.
+pub const PAGE_LEN: usize = 32;
+
+/// Where a back end gets the weights of a graph from.
+pub trait Weights {
+    /// The tensor with this GGUF name, whole.
+    fn weight(&self, name: &str) -> Option<Weight>;
+}
+
+/// One token to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Token id, below the vocabulary's size.
+    pub token: u32,
+    /// Position in its sequence.
+    pub pos: u32,
+    /// Which of [`Step::pages`] is its sequence.
+    pub seq: u32,
+}
+
+/// What to bring back from a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// Nothing: only the KV cache changes. No output row is computed.
+    Nothing,
+    /// The id of the largest logit of each output row; of equal ones the lowest id.
+    Argmax,
+    /// All logits of each output row.
+    Logits,
+}
+
+/// What to run. All keys and values of the rows are stored before any row attends, so that rows of one sequence
+/// see one another by position.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    /// T rows, at least one, at most [`Limits::max_rows`].
+    pub rows: &'a [Row],
+    /// For each sequence its pages: position p lies in page `pages[seq][p / PAGE_LEN]`.
+    pub pages: &'a [&'a [u32]],
+    /// Indices into `rows`, ascending, at most [`Limits::max_outputs`].
+    pub outputs: &'a [u32],
+    /// What to bring back for `outputs`.
+    pub want: Want,
+}
+
+/// What a step brought back.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// For [`Want::Nothing`].
+    Nothing,
+    /// One token id per output row.
+    Argmax(Vec<u32>),
+    /// `[N, V]`
+    Logits(Vec<f32>),
+}
+
+/// How much of everything a program is compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows in a step.
+    pub max_rows: usize,
+    /// Rows whose logits are wanted, in a step.
+    pub max_outputs: usize,
+    /// Sequences in a step.
+    pub max_seqs: usize,
+    /// Positions in a sequence: the context window.
+    pub n_ctx: usize,
+    /// Pages in the KV cache, for all sequences together.
+    pub n_pages: usize,
+}
+
+/// Bytes that a program holds, by purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// Weights on the device, or mapped.
+    pub weights_bytes: u64,
+    /// The KV cache.
+    pub kv_bytes: u64,
+    /// Intermediates, inputs and outputs.
+    pub scratch_bytes: u64,
+}
+
+/// What a program says about itself, and counts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Info {
+    /// Device, for people: `NVIDIA GeForce RTX 4060 (Vulkan)`, `CPU (2 threads)`.
+    pub device: String,
+    /// Held memory.
+    pub memory: Memory,
+    /// Named like a counter of the last step, for tests and profiles: `dispatches`, `submits`, `passes`, `created`.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+/// A compiled graph with its weights and its KV cache.
+pub trait Program: Send {
+    /// Runs one step.
+    ///
+    /// # Errors
+    /// If the device fails. After an error the content of the KV cache is not defined.
+    fn run(&mut self, step: &Step<'_>) -> Result<Output>;
+
+    /// A tensor of the last step by its name in the graph, `[T or N, width]`; `None` if the graph has no such value, or
+    /// the program did not keep it (see each back end's options).
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn tensor(&mut self, name: &str) -> Result<Option<Vec<f32>>>;
+
+    /// The graph that was compiled.
+    fn graph(&self) -> &Graph;
+
+    /// What it was compiled for.
+    fn limits(&self) -> Limits;
+
+    /// Device, memory and counters.
+    fn info(&self) -> Info;
+}
+
+/// Called while weights are loaded, with bytes done and bytes in all.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+
+/// Panics if a step breaks the contract; back ends call it first.
+pub(crate) fn check_step(step: &Step<'_>, graph: &Graph, limits: &Limits) {
+    assert!(!step.rows.is_empty() && step.rows.len() <= limits.max_rows, "a step of {} rows", step.rows.len());
+    assert!(step.outputs.len() <= limits.max_outputs, "a step with {} output rows", step.outputs.len());
+    assert!(step.pages.len() <= limits.max_seqs, "a step over {} sequences", step.pages.len());
+    assert!(step.outputs.is_sorted_by(|a, b| a < b), "output rows are ascending");
+    assert!(step.outputs.iter().all(|&i| (i as usize) < step.rows.len()), "output rows are rows");
+    for row in step.rows {
+        let pages = step.pages[row.seq as usize];
+        let page = row.pos as usize / PAGE_LEN;
+        assert!((row.token as usize) < graph.n_vocab, "token {} of {}", row.token, graph.n_vocab);
+        assert!((row.pos as usize) < limits.n_ctx, "position {} of {}", row.pos, limits.n_ctx);
+        assert!(page < pages.len(), "position {} has no page", row.pos);
+        assert!(pages[..=page].iter().all(|&p| (p as usize) < limits.n_pages), "page numbers are pages");
+    }
+}

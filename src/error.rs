@@ -1,0 +1,185 @@
+//! The one error type: what went wrong, the facts, and what the user can do about it.
+//!
+//! Variants are by cause, not by module. A file, a GPU or a user can be wrong, and each of those is an `Err`
+//! with its facts in fields; a broken promise inside this crate is a panic. [`Error::hint`] says what to do,
+//! so that the command line can print `error: …` and then `hint: …`.
+
+use std::path::PathBuf;
+
+/// Result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong outside of our own code.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused a file operation.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: "open", "read", "map", …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The bytes of a GGUF file are not what the format says.
+    #[error("{}: not a usable GGUF file: {what}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the byte offset where it has one.
+        what: String,
+    },
+    /// A metadata key that the model needs is not in the file.
+    #[error("the file has no metadata key `{key}`")]
+    MissingKey {
+        /// The full key.
+        key: String,
+    },
+    /// A metadata key has another type, or a value outside of what makes sense.
+    #[error("metadata key `{key}`: expected {expected}, found {found}")]
+    BadKey {
+        /// The full key.
+        key: String,
+        /// What the reader needs.
+        expected: String,
+        /// What the file has.
+        found: String,
+    },
+    /// A tensor that the model needs is not in the file.
+    #[error("the file has no tensor `{tensor}`")]
+    MissingTensor {
+        /// GGUF name of the tensor.
+        tensor: String,
+    },
+    /// A tensor has another shape than the metadata promise.
+    #[error("tensor `{tensor}`: expected shape {expected:?}, found {found:?}")]
+    TensorShape {
+        /// GGUF name of the tensor.
+        tensor: String,
+        /// Shape from the hyper-parameters, outermost dimension first.
+        expected: Vec<usize>,
+        /// Shape in the file, outermost dimension first.
+        found: Vec<usize>,
+    },
+    /// A tensor is stored in a format that halfbyte cannot compute with.
+    #[error("tensor `{tensor}` is stored as {format}, which is not supported")]
+    UnsupportedFormat {
+        /// GGUF name of the tensor.
+        tensor: String,
+        /// ggml's name or number of the format.
+        format: String,
+    },
+    /// The file's `general.architecture` is none that halfbyte knows.
+    #[error("architecture `{found}` is not supported")]
+    UnsupportedArchitecture {
+        /// What the file says.
+        found: String,
+        /// What halfbyte knows.
+        known: Vec<&'static str>,
+    },
+    /// The tokenizer described by the file cannot be built or used.
+    #[error("tokenizer: {what}")]
+    Tokenizer {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// No adapter (GPU) fits what was asked for.
+    #[error("no GPU adapter {}", match wanted { Some(name) => format!("whose name contains `{name}`"), None => "found".into() })]
+    NoAdapter {
+        /// The part of a name that was asked for.
+        wanted: Option<String>,
+        /// The adapters that there are.
+        found: Vec<String>,
+    },
+    /// The GPU or its driver failed.
+    #[error("GPU `{adapter}`: {what}")]
+    Gpu {
+        /// Name of the adapter.
+        adapter: String,
+        /// What it said.
+        what: String,
+    },
+    /// The GPU went away (reset, unplugged, watchdog).
+    #[error("GPU `{adapter}` was lost: {what}")]
+    DeviceLost {
+        /// Name of the adapter.
+        adapter: String,
+        /// What the driver said.
+        what: String,
+    },
+    /// A plan needs more memory than there is.
+    #[error("{what} needs {needed_bytes} bytes of memory, but {available_bytes} are available")]
+    OutOfMemory {
+        /// What the memory is for.
+        what: String,
+        /// What it takes.
+        needed_bytes: u64,
+        /// What there is.
+        available_bytes: u64,
+    },
+    /// The conversation is longer than the context window that was set up.
+    #[error("{needed} tokens do not fit the context of {n_ctx}")]
+    ContextFull {
+        /// Tokens that would be in the context.
+        needed: usize,
+        /// Size of the context window.
+        n_ctx: usize,
+    },
+    /// A model's name could not be turned into a file.
+    #[error("model `{model}`: {what}")]
+    Model {
+        /// What the user asked for.
+        model: String,
+        /// What went wrong.
+        what: String,
+        /// What the user can do.
+        hint: String,
+    },
+    /// An option or argument makes no sense.
+    #[error("{what}")]
+    Usage {
+        /// What is wrong with it.
+        what: String,
+        /// What would be right.
+        hint: String,
+    },
+}
+
+impl Error {
+    /// What the user can do about it, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Some("check the path; models can also be named: `-m smollm2-135m`, `-m hf:OWNER/REPO`".into())
+            }
+            Error::Gguf { .. } => Some("the file may be truncated or not a GGUF file at all: download it again".into()),
+            Error::MissingKey { .. }
+            | Error::BadKey { .. }
+            | Error::MissingTensor { .. }
+            | Error::TensorShape { .. } => {
+                Some("the file does not fit its own architecture: `halfbyte inspect FILE` shows what is in it".into())
+            }
+            Error::UnsupportedFormat { .. } => Some(format!(
+                "supported formats: {}",
+                crate::quant::ALL.iter().map(|f| f.name).collect::<Vec<_>>().join(", ")
+            )),
+            Error::UnsupportedArchitecture { known, .. } => {
+                Some(format!("supported architectures: {}", known.join(", ")))
+            }
+            Error::NoAdapter { found, .. } if found.is_empty() => Some(
+                "install a Vulkan driver (Debian, Ubuntu: `apt install mesa-vulkan-drivers`), or use `--device cpu`"
+                    .into(),
+            ),
+            Error::NoAdapter { found, .. } => Some(format!("adapters here: {}", found.join(", "))),
+            Error::Gpu { .. } | Error::DeviceLost { .. } => {
+                Some("try again, with a smaller context (`-c`), or with `--device cpu`".into())
+            }
+            Error::OutOfMemory { .. } => Some("use a smaller context (`-c`) or a smaller model".into()),
+            Error::ContextFull { .. } => Some("use a larger context (`-c`) or a shorter prompt".into()),
+            Error::Model { hint, .. } | Error::Usage { hint, .. } if !hint.is_empty() => Some(hint.clone()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! 4-bit language models on any GPU: GGUF files run by WGSL compute shaders.
+//!
+//! A GGUF file is mapped, its metadata become a [`graph::Graph`] of about a dozen kinds of op, and a back end compiles
+//! that graph once into a [`backend::Program`]: the GPU's out of WGSL kernels, the CPU's out of scalar ops that are also
+//! the reference. An [`engine::Engine`] runs steps of rows for as many sessions as there are.
+
+pub mod backend;
+pub mod engine;
+pub mod error;
+pub mod gguf;
+pub mod graph;
+pub mod hub;
+pub mod model;
+pub mod quant;
+pub mod tokenizer;
+
+pub use error::{Error, Result};

@@ -1,0 +1,5 @@
+//! The command `halfbyte`.
+
+mod cli;
+
+fn main() {}

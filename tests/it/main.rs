@@ -1,0 +1,13 @@
+//! Integration tests: one binary, one module a subject.
+
+mod cli;
+mod common;
+mod cpu;
+mod engine;
+mod gguf;
+mod golden;
+mod gpu;
+mod hub;
+mod layout;
+mod quant;
+mod tokenizer;

@@ -3,6 +3,20 @@
 //! One file per format, one row in [`ALL`]. The rest of the program never names a format: it asks a [`Format`]
 //! for its sizes and calls its functions. What ggml calls a *type*, this module calls a *format*.
 
+pub mod block;
+pub mod float;
+pub mod k_scales;
+pub mod q4_0;
+pub mod q4_1;
+pub mod q4_k;
+pub mod q5_0;
+pub mod q5_1;
+pub mod q5_k;
+pub mod q6_k;
+pub mod q8_0;
+mod round;
+mod search;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -62,7 +76,19 @@ impl fmt::Display for Format {
 }
 
 /// Every supported format.
-pub static ALL: &[&Format] = &[];
+pub static ALL: &[&Format] = &[
+    &float::F32,
+    &float::F16,
+    &float::BF16,
+    &q4_0::FORMAT,
+    &q4_1::FORMAT,
+    &q5_0::FORMAT,
+    &q5_1::FORMAT,
+    &q8_0::FORMAT,
+    &q4_k::FORMAT,
+    &q5_k::FORMAT,
+    &q6_k::FORMAT,
+];
 
 /// The format with ggml's number `id`.
 pub fn by_id(id: u32) -> Option<&'static Format> {

@@ -1,0 +1,29 @@
+//! bf16 — weights in the upper halves of f32.
+//!
+//! w       [N / 8]  eight weights, two in a word
+//! exports quant_group, quant_dot
+//! import  group
+//! exact   yes
+//! cpu     src/quant/float.rs
+
+@group(1) @binding(0) var<storage, read> w_w: array<vec4<u32>>;
+
+fn quant_group(g: u32) -> Group {
+    let i = 4u * g;
+    let a = w_w[i];
+    let b = w_w[i + 1u];
+    let c = w_w[i + 2u];
+    let d = w_w[i + 3u];
+    return Group(
+        bf16_four(a.x, a.y), bf16_four(a.z, a.w), bf16_four(b.x, b.y), bf16_four(b.z, b.w),
+        bf16_four(c.x, c.y), bf16_four(c.z, c.w), bf16_four(d.x, d.y), bf16_four(d.z, d.w),
+    );
+}
+
+fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
+    return group_dot(quant_group(g), x);
+}
+
+fn bf16_four(a: u32, b: u32) -> vec4<f32> {
+    return bitcast<vec4<f32>>(vec4<u32>(a << 16u, a & 0xffff0000u, b << 16u, b & 0xffff0000u));
+}

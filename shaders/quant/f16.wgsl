@@ -1,0 +1,29 @@
+//! f16 — weights in IEEE half precision.
+//!
+//! w       [N / 8]  eight weights, two in a word
+//! exports quant_group, quant_dot
+//! import  group
+//! exact   yes
+//! cpu     src/quant/float.rs
+
+@group(1) @binding(0) var<storage, read> w_w: array<vec4<u32>>;
+
+fn quant_group(g: u32) -> Group {
+    let i = 4u * g;
+    let a = w_w[i];
+    let b = w_w[i + 1u];
+    let c = w_w[i + 2u];
+    let d = w_w[i + 3u];
+    return Group(
+        f16_four(a.x, a.y), f16_four(a.z, a.w), f16_four(b.x, b.y), f16_four(b.z, b.w),
+        f16_four(c.x, c.y), f16_four(c.z, c.w), f16_four(d.x, d.y), f16_four(d.z, d.w),
+    );
+}
+
+fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
+    return group_dot(quant_group(g), x);
+}
+
+fn f16_four(a: u32, b: u32) -> vec4<f32> {
+    return vec4<f32>(unpack2x16float(a), unpack2x16float(b));
+}

@@ -1,0 +1,69 @@
+//! Q4_1: 32 weights of 4 bits, a scale and an offset, 5 bits a weight. `w = d · q + m`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::block::{self, Half};
+use super::{Format, Plane, round};
+
+/// Weights in a block.
+pub const LEN: usize = 32;
+
+/// ```text
+/// byte 0     2     4                        20
+///      d f16 m f16 qs: byte i has
+///                  bits 0-3  q of weight i
+///                  bits 4-7  q of weight i + 16
+/// ```
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct Block {
+    /// Scale.
+    pub d: Half,
+    /// Offset.
+    pub m: Half,
+    /// Nibbles.
+    pub qs: [u8; LEN / 2],
+}
+
+const _: () = assert!(size_of::<Block>() == 20 && align_of::<Block>() == 1);
+
+pub(super) static FORMAT: Format = Format {
+    id: 3,
+    name: "Q4_1",
+    block_len: LEN,
+    block_bytes: size_of::<Block>(),
+    dequantize: block::dequantize::<Block, LEN>,
+    quantize: block::quantize::<Block, LEN>,
+    planes: &[Plane { name: "qs", block_bytes: 16 }, Plane { name: "dm", block_bytes: 4 }],
+    pack,
+    shader: include_str!("../../shaders/quant/q4_1.wgsl"),
+};
+
+impl block::Block<LEN> for Block {
+    #[inline(always)]
+    fn dequantize(&self, dst: &mut [f32; LEN]) {
+        let (d, m) = (self.d.to_f32(), self.m.to_f32());
+        let (low, high) = dst.split_at_mut(LEN / 2);
+        for ((low, high), q) in low.iter_mut().zip(high).zip(self.qs) {
+            *low = d * f32::from(q & 15) + m;
+            *high = d * f32::from(q >> 4) + m;
+        }
+    }
+
+    fn quantize(src: &[f32; LEN]) -> Self {
+        let (min, max) = round::min_max(src);
+        let d = (max - min) / 15.0;
+        let per_d = round::reciprocal(d);
+        let q = src.map(|w| round::truncate((w - min) * per_d + 0.5, 15));
+        Self { d: Half::from_f32(d), m: Half::from_f32(min), qs: std::array::from_fn(|i| q[i] | q[i + LEN / 2] << 4) }
+    }
+}
+
+fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
+    let [qs, dm] = planes else { panic!("Q4_1 has two planes, not {}", planes.len()) };
+    let (qs, dm) = (block::entries(qs), block::entries(dm));
+    for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
+        qs[i] = block.qs;
+        dm[i] = [block.d, block.m];
+    }
+}

@@ -1,0 +1,72 @@
+//! Q4_K: 256 weights of 4 bits in eight sub-blocks with a 6-bit scale and offset each, 4.5 bits a weight.
+//! `w = (d · scale) · q - (dmin · min)`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::block::{self, Half};
+use super::{Format, Plane, k_scales, search};
+
+/// Weights in a block.
+pub const LEN: usize = 256;
+
+/// ```text
+/// byte 0     2        4          16                                     144
+///      d f16 dmin f16 k_scales   qs: byte 32c + i (c < 4, i < 32) has
+///                                bits 0-3  q of weight 64c + i
+///                                bits 4-7  q of weight 64c + i + 32
+/// ```
+/// Weight i is in sub-block i / 32.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct Block {
+    /// Scale of the scales.
+    pub d: Half,
+    /// Scale of the offsets.
+    pub dmin: Half,
+    /// Scales and offsets of the sub-blocks.
+    pub scales: k_scales::Packed,
+    /// Nibbles.
+    pub qs: [u8; LEN / 2],
+}
+
+const _: () = assert!(size_of::<Block>() == 144 && align_of::<Block>() == 1);
+
+pub(super) static FORMAT: Format = Format {
+    id: 12,
+    name: "Q4_K",
+    block_len: LEN,
+    block_bytes: size_of::<Block>(),
+    dequantize: block::dequantize::<Block, LEN>,
+    quantize: block::quantize::<Block, LEN>,
+    planes: &[Plane { name: "blocks", block_bytes: size_of::<Block>() }],
+    pack: block::pack_whole,
+    shader: include_str!("../../shaders/quant/q4_k.wgsl"),
+};
+
+impl block::Block<LEN> for Block {
+    #[inline(always)]
+    fn dequantize(&self, dst: &mut [f32; LEN]) {
+        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
+        let (scales, mins) = k_scales::unpack(&self.scales);
+        for c in 0..4 {
+            let qs = &self.qs[32 * c..][..32];
+            for (high, shift) in [(0, 0), (1, 4)] {
+                let sub = 2 * c + high;
+                let (d, m) = (d * f32::from(scales[sub]), dmin * f32::from(mins[sub]));
+                for (w, q) in dst[32 * sub..][..32].iter_mut().zip(qs) {
+                    *w = d * f32::from(q >> shift & 15) - m;
+                }
+            }
+        }
+    }
+
+    fn quantize(src: &[f32; LEN]) -> Self {
+        let (head, q) = search::super_block(src, 15);
+        let mut qs = [0; LEN / 2];
+        for (i, byte) in qs.iter_mut().enumerate() {
+            let low = i / 32 * 64 + i % 32;
+            *byte = q[low] | q[low + 32] << 4;
+        }
+        Self { d: head.d, dmin: head.dmin, scales: k_scales::pack(&head.scales, &head.mins), qs }
+    }
+}

@@ -1,0 +1,96 @@
+//! Q5_0: 32 weights of 5 bits and one scale, 5.5 bits a weight. `w = d · (q - 16)`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::block::{self, Half};
+use super::{Format, Plane, round};
+
+/// Weights in a block.
+pub const LEN: usize = 32;
+
+/// ```text
+/// byte 0     2             6                               22
+///      d f16 qh: bit i is  qs: byte i has
+///            bit 4 of q    bits 0-3  bits 0-3 of q of weight i
+///            of weight i   bits 4-7  bits 0-3 of q of weight i + 16
+/// ```
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct Block {
+    /// Scale.
+    pub d: Half,
+    /// Fifth bits.
+    pub qh: [u8; 4],
+    /// Nibbles.
+    pub qs: [u8; LEN / 2],
+}
+
+const _: () = assert!(size_of::<Block>() == 22 && align_of::<Block>() == 1);
+
+pub(super) static FORMAT: Format = Format {
+    id: 6,
+    name: "Q5_0",
+    block_len: LEN,
+    block_bytes: size_of::<Block>(),
+    dequantize: block::dequantize::<Block, LEN>,
+    quantize: block::quantize::<Block, LEN>,
+    planes: &[
+        Plane { name: "qs", block_bytes: 16 },
+        Plane { name: "qh", block_bytes: 4 },
+        Plane { name: "d", block_bytes: 2 },
+    ],
+    pack,
+    shader: include_str!("../../shaders/quant/q5_0.wgsl"),
+};
+
+impl block::Block<LEN> for Block {
+    #[inline(always)]
+    fn dequantize(&self, dst: &mut [f32; LEN]) {
+        let d = self.d.to_f32();
+        let q = five_bits(&self.qs, self.qh);
+        for (w, q) in dst.iter_mut().zip(q) {
+            *w = d * f32::from(q as i8 - 16);
+        }
+    }
+
+    fn quantize(src: &[f32; LEN]) -> Self {
+        // The weight of the largest magnitude becomes -16, the one end of the range that is further from zero.
+        let d = round::furthest_from_zero(src) / -16.0;
+        let per_d = round::reciprocal(d);
+        let q = src.map(|w| round::truncate(w * per_d + 16.5, 31));
+        let (qs, qh) = split_five_bits(&q);
+        Self { d: Half::from_f32(d), qh, qs }
+    }
+}
+
+/// The quants of Q5_0 and Q5_1 out of their nibbles and fifth bits.
+#[inline(always)]
+pub(super) fn five_bits(qs: &[u8; LEN / 2], qh: [u8; 4]) -> [u8; LEN] {
+    let mut q = [0; LEN];
+    for i in 0..LEN / 2 {
+        q[i] = qs[i] & 15;
+        q[i + LEN / 2] = qs[i] >> 4;
+    }
+    for i in 0..LEN {
+        // A test against a constant, not a shift: vectors of bytes can do the one but not the other.
+        q[i] |= if qh[i / 8] & 1 << (i % 8) != 0 { 16 } else { 0 };
+    }
+    q
+}
+
+/// The inverse of [`five_bits`].
+pub(super) fn split_five_bits(q: &[u8; LEN]) -> ([u8; LEN / 2], [u8; 4]) {
+    let qs = std::array::from_fn(|i| q[i] & 15 | q[i + LEN / 2] << 4);
+    let qh = (0..LEN).fold(0, |qh, i| qh | u32::from(q[i] >> 4) << i);
+    (qs, qh.to_le_bytes())
+}
+
+fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
+    let [qs, qh, d] = planes else { panic!("Q5_0 has three planes, not {}", planes.len()) };
+    let (qs, qh, d) = (block::entries(qs), block::entries(qh), block::entries(d));
+    for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
+        qs[i] = block.qs;
+        qh[i] = block.qh;
+        d[i] = block.d;
+    }
+}

@@ -1,0 +1,77 @@
+//! Q5_1: 32 weights of 5 bits, a scale and an offset, 6 bits a weight. `w = d · q + m`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::block::{self, Half};
+use super::q5_0::{five_bits, split_five_bits};
+use super::{Format, Plane, round};
+
+/// Weights in a block.
+pub const LEN: usize = 32;
+
+/// ```text
+/// byte 0     2     4             8                               24
+///      d f16 m f16 qh: bit i is  qs: byte i has
+///                  bit 4 of q    bits 0-3  bits 0-3 of q of weight i
+///                  of weight i   bits 4-7  bits 0-3 of q of weight i + 16
+/// ```
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct Block {
+    /// Scale.
+    pub d: Half,
+    /// Offset.
+    pub m: Half,
+    /// Fifth bits.
+    pub qh: [u8; 4],
+    /// Nibbles.
+    pub qs: [u8; LEN / 2],
+}
+
+const _: () = assert!(size_of::<Block>() == 24 && align_of::<Block>() == 1);
+
+pub(super) static FORMAT: Format = Format {
+    id: 7,
+    name: "Q5_1",
+    block_len: LEN,
+    block_bytes: size_of::<Block>(),
+    dequantize: block::dequantize::<Block, LEN>,
+    quantize: block::quantize::<Block, LEN>,
+    planes: &[
+        Plane { name: "qs", block_bytes: 16 },
+        Plane { name: "qh", block_bytes: 4 },
+        Plane { name: "dm", block_bytes: 4 },
+    ],
+    pack,
+    shader: include_str!("../../shaders/quant/q5_1.wgsl"),
+};
+
+impl block::Block<LEN> for Block {
+    #[inline(always)]
+    fn dequantize(&self, dst: &mut [f32; LEN]) {
+        let (d, m) = (self.d.to_f32(), self.m.to_f32());
+        let q = five_bits(&self.qs, self.qh);
+        for (w, q) in dst.iter_mut().zip(q) {
+            *w = d * f32::from(q) + m;
+        }
+    }
+
+    fn quantize(src: &[f32; LEN]) -> Self {
+        let (min, max) = round::min_max(src);
+        let d = (max - min) / 31.0;
+        let per_d = round::reciprocal(d);
+        let q = src.map(|w| round::truncate((w - min) * per_d + 0.5, 31));
+        let (qs, qh) = split_five_bits(&q);
+        Self { d: Half::from_f32(d), m: Half::from_f32(min), qh, qs }
+    }
+}
+
+fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
+    let [qs, qh, dm] = planes else { panic!("Q5_1 has three planes, not {}", planes.len()) };
+    let (qs, qh, dm) = (block::entries(qs), block::entries(qh), block::entries(dm));
+    for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
+        qs[i] = block.qs;
+        qh[i] = block.qh;
+        dm[i] = [block.d, block.m];
+    }
+}

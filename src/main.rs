@@ -1,5 +1,7 @@
-//! The command `halfbyte`.
+//! The command `halfbyte`: parse, run, exit code. Everything else is in `cli` and in the library.
 
 mod cli;
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

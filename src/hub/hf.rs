@@ -10,9 +10,9 @@
 //!
 //! A start asks the network only where the answer could differ from what is in the folder.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use super::select::{self, Choice, NoChoice};
+use super::select;
 use super::{Hub, Progress};
 use crate::error::{Error, Result};
 
@@ -105,8 +105,8 @@ fn fetch_or(
     progress: Progress<'_>,
 ) -> Result<PathBuf> {
     use super::Event;
-    use super::download::{self, Failure};
-    match download::repository(hub, model, reference, progress) {
+    use super::{download::Failure, repo};
+    match repo::fetch(hub, model, reference, progress) {
         Ok(path) => Ok(path),
         Err(Failure::Local(error)) => Err(error),
         Err(Failure::Source(why)) => {
@@ -125,29 +125,6 @@ fn fetch_or(
 #[cfg(not(feature = "hub"))]
 fn fetch_or(hub: &Hub, model: &str, _: &Reference<'_>, cached: Option<PathBuf>, _: Progress<'_>) -> Result<PathBuf> {
     cached.ok_or_else(|| super::no_downloads(model, &hub.hf_cache_dir))
-}
-
-/// Picks from the files of a repository.
-///
-/// # Errors
-/// If none fits, or several fit equally.
-#[cfg(feature = "hub")]
-pub(super) fn choose(model: &str, reference: &Reference<'_>, files: &[&str]) -> Result<Choice> {
-    let named = |names: &[String]| names.join(", ");
-    select::choose(files.iter().copied(), reference.part).map_err(|no| {
-        let (what, hint) = match no {
-            NoChoice::None(there) if there.is_empty() => (
-                "the repository has no GGUF files".into(),
-                format!("look for a repository with GGUF files, often `{}-GGUF`", reference.repo),
-            ),
-            NoChoice::None(there) => ("no file of the repository fits".into(), format!("it has: {}", named(&there))),
-            NoChoice::Several(fit) => (
-                format!("{} files of the repository fit", fit.len()),
-                format!("name one as `hf:{}:FILE`: {}", reference.repo, named(&fit)),
-            ),
-        };
-        Error::Model { model: model.into(), what, hint }
-    })
 }
 
 /// Files below `dir` as paths with `/`, links followed; those that cannot be read are not there.
@@ -169,10 +146,4 @@ fn files_below(dir: &Path) -> Vec<String> {
 
 fn with_slashes(path: &Path) -> String {
     path.components().map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
-}
-
-/// Whether a path from the network stays below the folder it is joined to.
-#[cfg(feature = "hub")]
-pub(super) fn is_below(path: &str) -> bool {
-    !path.is_empty() && !path.contains('\\') && Path::new(path).components().all(|c| matches!(c, Component::Normal(_)))
 }

@@ -17,7 +17,11 @@ mod hf;
 mod http;
 #[cfg(feature = "hub")]
 mod pypi;
+#[cfg(feature = "hub")]
+mod repo;
 mod select;
+#[cfg(feature = "hub")]
+mod unzip;
 
 use std::path::{Path, PathBuf};
 

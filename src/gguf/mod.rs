@@ -1,1 +1,215 @@
-//! See the design.
+//! GGUF files: bytes → metadata and tensor table, over a memory map; and the writer.
+//!
+//! A file is input from a stranger. The parser reads through one bounded cursor, believes no count before the bytes
+//! that it promises are there, and copies only names: arrays and tensors stay in the map and are borrowed from it. So
+//! memory grows with the bytes that were really read, and all that follows (tokenizer, model, back ends) can rely on
+//! sizes, ranges and shapes that were checked here, once.
+//!
+//! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>
+
+mod cursor;
+mod ggml_type;
+mod metadata;
+mod names;
+mod parse;
+mod split;
+mod value;
+mod write;
+
+pub use ggml_type::GgmlType;
+pub use metadata::Metadata;
+pub use value::{Array, StringArray, Value, ValueType};
+pub use write::{GgufWriter, TensorStream};
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::quant::{self, Format, SharedBytes, Weight};
+use names::NameIndex;
+
+/// The first four bytes of a file.
+pub const MAGIC: [u8; 4] = *b"GGUF";
+
+/// The version that is written; it and version 2 can be read.
+pub const VERSION: u32 = 3;
+
+/// What tensors are aligned to where a file says nothing else, in bytes.
+pub const DEFAULT_ALIGNMENT: usize = 32;
+
+/// Dimensions that a tensor has at most.
+pub const MAX_DIMS: usize = 4;
+
+/// An open file: what its header says, and the map that its tensors lie in.
+#[derive(Debug)]
+pub struct Gguf {
+    path: PathBuf,
+    version: u32,
+    alignment: usize,
+    metadata: Metadata,
+    tensors: Vec<TensorInfo>,
+    by_name: NameIndex,
+    /// The bytes of the file, or of each part of a split one.
+    parts: Vec<SharedBytes>,
+}
+
+/// One row of the tensor table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// GGUF's name: `blk.0.attn_q.weight`.
+    pub name: String,
+    /// Outermost dimension first: `[M, K]` for a matrix. (The file has them the other way round.)
+    pub shape: Vec<usize>,
+    /// ggml's number of the type.
+    pub format_id: u32,
+    /// Which part of a split file it is in; 0 for a file in one piece.
+    pub part: usize,
+    /// Where in that part it starts, in bytes from the part's beginning.
+    pub offset: usize,
+    /// What it takes; `None` if the type is not in [`GgmlType::ALL`], so that nobody knows.
+    pub n_bytes: Option<usize>,
+}
+
+impl TensorInfo {
+    /// The format, if halfbyte can compute with it.
+    pub fn format(&self) -> Option<&'static Format> {
+        quant::by_id(self.format_id)
+    }
+
+    /// ggml's name of the type, or `type 99` for one that is not known.
+    pub fn format_name(&self) -> Cow<'static, str> {
+        match GgmlType::by_id(self.format_id) {
+            Some(t) => t.name.into(),
+            None => format!("type {}", self.format_id).into(),
+        }
+    }
+
+    /// How many numbers it holds.
+    pub fn n_elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+impl Gguf {
+    /// Maps a file and reads its header. Naming any part of a split file (`…-00002-of-00003.gguf`) opens all of them as
+    /// one.
+    ///
+    /// The file must not be cut short by another program while it is mapped; the operating system kills processes
+    /// that read what is gone.
+    ///
+    /// # Errors
+    /// If a file cannot be opened, or is not what GGUF says: see [`Error::Gguf`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let parsed = parse::parse(map(path)?, path)?;
+        match split::SplitInfo::of(&parsed, path)? {
+            None => Ok(Self::from_parts(path, vec![parsed])),
+            Some(info) => Ok(Self::from_parts(path, split::open_all(&info, parsed, path)?)),
+        }
+    }
+
+    /// Reads the header of a file in memory; `name` is what error messages call it.
+    ///
+    /// # Errors
+    /// If the bytes are not what GGUF says, or are one part of a split file.
+    pub fn from_bytes(bytes: SharedBytes, name: &Path) -> Result<Self> {
+        let parsed = parse::parse(bytes, name)?;
+        if let Some(info) = split::SplitInfo::of(&parsed, name)? {
+            let what = format!("it is part {} of {}, which can only be opened as files", info.no + 1, info.count);
+            return Err(Error::Gguf { path: name.into(), what });
+        }
+        Ok(Self::from_parts(name, vec![parsed]))
+    }
+
+    /// Joins parts, whose tensors have distinct names. The first one's metadata are the file's.
+    fn from_parts(path: &Path, parsed: Vec<parse::Parsed>) -> Self {
+        let mut parts = Vec::with_capacity(parsed.len());
+        let mut tensors = Vec::new();
+        let mut first = None;
+        for part in parsed {
+            parts.push(part.bytes);
+            tensors.extend(part.tensors);
+            first.get_or_insert((part.version, part.alignment, part.metadata));
+        }
+        let (version, alignment, metadata) = first.expect("a file has at least one part");
+        let by_name = NameIndex::new(&tensors, |t| &t.name).expect("names were checked to be distinct");
+        Self { path: path.into(), version, alignment, metadata, tensors, by_name, parts }
+    }
+
+    /// The file, as it was named.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Version of the format: 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// What tensors are aligned to, in bytes.
+    pub fn alignment(&self) -> usize {
+        self.alignment
+    }
+
+    /// Files that this one is made of.
+    pub fn n_parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Bytes of all files together.
+    pub fn n_bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.len()).sum()
+    }
+
+    /// Keys and values, in the file's order.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// The tensor table, in the file's order.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// The row of the table with this name.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.by_name.get(&self.tensors, name, |t| &t.name).map(|i| &self.tensors[i])
+    }
+
+    /// The weight with this name, untouched and not copied: its bytes are those of the map.
+    ///
+    /// # Errors
+    /// If the file has it in a format that is none of [`quant::ALL`].
+    pub fn weight(&self, name: &str) -> Result<Option<Weight>> {
+        let Some(info) = self.tensor(name) else { return Ok(None) };
+        match (info.format(), info.n_bytes) {
+            (Some(format), Some(n_bytes)) => {
+                let bytes = self.parts[info.part].slice(info.offset..info.offset + n_bytes);
+                Ok(Some(Weight { shape: info.shape.clone(), format, bytes }))
+            }
+            _ => Err(Error::UnsupportedFormat { tensor: name.into(), format: info.format_name().into_owned() }),
+        }
+    }
+}
+
+/// Maps a file; a path that cannot be one gets its own message.
+fn map(path: &Path) -> Result<SharedBytes> {
+    let io = |action| move |source| Error::Io { action, path: path.into(), source };
+    let usage = |what| Error::Usage { what, hint: "name a .gguf file".into() };
+    if path.as_os_str().is_empty() {
+        return Err(usage("the path of the model is empty".into()));
+    }
+    let file = File::open(path).map_err(io("open"))?;
+    let kind = file.metadata().map_err(io("read"))?;
+    if kind.is_dir() {
+        return Err(usage(format!("{} is a directory", path.display())));
+    }
+    if !kind.is_file() {
+        return Err(usage(format!("{} is not a regular file, and only those can be mapped", path.display())));
+    }
+    // SAFETY: the map is private and read-only, and lives in the `Arc` that every slice of it holds. That nobody
+    // cuts the file short meanwhile cannot be ensured by any program that maps files; `open` says so.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io("map"))?;
+    Ok(SharedBytes::new(Arc::new(map)))
+}

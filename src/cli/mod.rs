@@ -3,7 +3,9 @@
 //!
 //! To add a command: a file, a variant of [`Command`], and a line in its `match`.
 
+mod fetch;
 mod generate;
+mod pull;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -26,6 +28,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Generate(generate::Args),
+    Pull(pull::Args),
 }
 
 const HEADING: Style = AnsiColor::Green.on_default().bold();
@@ -40,6 +43,7 @@ const STYLES: Styles =
 pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse_from(std::env::args_os().map(long_spelling)).command {
         Command::Generate(args) => generate::run(&args),
+        Command::Pull(args) => pull::run(&args),
     };
     result.unwrap_or_else(|error| report(&error))
 }
@@ -63,7 +67,6 @@ fn report(error: &Error) -> ExitCode {
     ExitCode::from(if matches!(error, Error::Usage { .. }) { 2 } else { 1 })
 }
 
-#[allow(dead_code, reason = "for the commands that come next")]
 /// Writes to standard output, at once.
 ///
 /// # Errors

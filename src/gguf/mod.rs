@@ -183,13 +183,15 @@ impl Gguf {
     /// If the file has it in a format that is none of [`quant::ALL`].
     pub fn weight(&self, name: &str) -> Result<Option<Weight>> {
         let Some(info) = self.tensor(name) else { return Ok(None) };
-        match (info.format(), info.n_bytes) {
-            (Some(format), Some(n_bytes)) => {
-                let bytes = self.parts[info.part].slice(info.offset..info.offset + n_bytes);
-                Ok(Some(Weight { shape: info.shape.clone(), format, bytes }))
-            }
+        match (info.format(), self.bytes(info)) {
+            (Some(format), Some(bytes)) => Ok(Some(Weight { shape: info.shape.clone(), format, bytes })),
             _ => Err(Error::UnsupportedFormat { tensor: name.into(), format: info.format_name().into_owned() }),
         }
+    }
+
+    /// The bytes of a tensor of this file, of whatever type; `None` if nobody knows how many they are.
+    pub fn bytes(&self, info: &TensorInfo) -> Option<SharedBytes> {
+        Some(self.parts[info.part].slice(info.offset..info.offset + info.n_bytes?))
     }
 }
 

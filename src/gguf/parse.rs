@@ -74,7 +74,7 @@ fn magic_and_version(c: &mut Cursor<'_>) -> Parse<u32> {
     match c.u32()? {
         version @ 2..=VERSION => Ok(version),
         1 => Err("it has version 1 of the format, from 2023; versions 2 and 3 can be read".into()),
-        version if version & 0xffff == 0 => Err("it is big-endian, which is not supported".into()),
+        version if version != 0 && version & 0xffff == 0 => Err("it is big-endian, which is not supported".into()),
         version => Err(format!("it has version {version} of the format; versions 2 and 3 can be read")),
     }
 }

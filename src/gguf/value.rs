@@ -260,12 +260,21 @@ impl Array {
         (0..self.len).map(move |_| Value::read(&mut cursor, self.item).expect("an array is checked when it is read"))
     }
 
-    fn of<T>(item: ValueType, items: &[T], value: impl Fn(&T) -> Value) -> Value {
+    /// An array of `items`, all of the type `item`.
+    ///
+    /// # Panics
+    /// If one of them is of another type.
+    pub fn new(item: ValueType, items: &[Value]) -> Self {
+        assert!(items.iter().all(|v| v.value_type() == item), "all items of an array have its type, {item}");
+        Self::of(item, items, Clone::clone)
+    }
+
+    fn of<T>(item: ValueType, items: &[T], value: impl Fn(&T) -> Value) -> Self {
         let mut bytes = Vec::with_capacity(items.len() * item.min_bytes());
         for item in items {
             value(item).write(&mut bytes);
         }
-        Value::Array(Array { item, len: items.len(), bytes: SharedBytes::new(Arc::new(bytes)) })
+        Self { item, len: items.len(), bytes: SharedBytes::new(Arc::new(bytes)) }
     }
 }
 
@@ -351,7 +360,7 @@ macro_rules! from_scalar {
         }
         impl From<&[$t]> for Value {
             fn from(items: &[$t]) -> Self {
-                Array::of(ValueType::$variant, items, |&v| v.into())
+                Array::of(ValueType::$variant, items, |&v| v.into()).into()
             }
         }
     )*};
@@ -359,6 +368,12 @@ macro_rules! from_scalar {
 
 from_scalar!(u8 => U8, i8 => I8, u16 => U16, i16 => I16, u32 => U32, i32 => I32, f32 => F32, bool => Bool, u64 => U64,
     i64 => I64, f64 => F64);
+
+impl From<Array> for Value {
+    fn from(array: Array) -> Self {
+        Value::Array(array)
+    }
+}
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
@@ -368,13 +383,13 @@ impl From<&str> for Value {
 
 impl From<&[&str]> for Value {
     fn from(items: &[&str]) -> Self {
-        Array::of(ValueType::String, items, |&text| text.into())
+        Array::of(ValueType::String, items, |&text| text.into()).into()
     }
 }
 
 impl From<&[String]> for Value {
     fn from(items: &[String]) -> Self {
-        Array::of(ValueType::String, items, |text| text.as_str().into())
+        Array::of(ValueType::String, items, |text| text.as_str().into()).into()
     }
 }
 
@@ -388,6 +403,6 @@ impl From<Vec<u8>> for Value {
 impl From<&[Vec<u8>]> for Value {
     /// Strings of arbitrary bytes.
     fn from(items: &[Vec<u8>]) -> Self {
-        Array::of(ValueType::String, items, |bytes| bytes.clone().into())
+        Array::of(ValueType::String, items, |bytes| bytes.clone().into()).into()
     }
 }

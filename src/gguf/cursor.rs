@@ -88,6 +88,10 @@ impl<'a> Cursor<'a> {
         let at = self.pos;
         match std::str::from_utf8(self.string()?) {
             Ok("") => Err(format!("the {what} at byte {at} is empty")),
+            // Names end up on terminals.
+            Ok(name) if name.contains(char::is_control) => {
+                Err(format!("the {what} at byte {at}, {name:?}, has control characters"))
+            }
             Ok(name) => Ok(name.into()),
             Err(_) => Err(format!("the {what} at byte {at} is not UTF-8")),
         }

@@ -109,6 +109,7 @@ fn counts_beyond_the_file_are_refused_before_anything_is_allocated() {
 fn metadata_that_make_no_sense_are_refused() {
     refused(one_key("", U8).room(), "metadata key at byte 24 is empty");
     refused(Raw::new(3, 0, 1).str(&[0xff]).u32(U8).room(), "is not UTF-8");
+    refused(one_key("k\x1b[2J", U8).room(), "has control characters");
     refused(one_key("k", 13).room(), "metadata key `k`: unknown type 13");
     refused(one_key("k", ARRAY).u32(u32::MAX).room(), "unknown type 4294967295");
     refused(one_key("k", BOOL).bytes(&[2]).room(), "a boolean is 2");

@@ -10,16 +10,10 @@ pub mod gpu;
 
 use crate::error::Result;
 use crate::graph::Graph;
-use crate::quant::Weight;
+pub use crate::quant::Weights;
 
 /// Positions in a page of the KV cache.
 pub const PAGE_LEN: usize = 32;
-
-/// Where a back end gets the weights of a graph from.
-pub trait Weights {
-    /// The tensor with this GGUF name, whole.
-    fn weight(&self, name: &str) -> Option<Weight>;
-}
 
 /// One token to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

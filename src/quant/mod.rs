@@ -139,6 +139,12 @@ impl fmt::Debug for SharedBytes {
     }
 }
 
+/// Where a back end gets the weights of a graph from.
+pub trait Weights {
+    /// The tensor with this GGUF name, whole.
+    fn weight(&self, name: &str) -> Option<Weight>;
+}
+
 /// A weight as the file has it: shape, format and untouched bytes.
 #[derive(Debug, Clone)]
 pub struct Weight {

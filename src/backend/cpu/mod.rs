@@ -1,1 +1,242 @@
-//! See the design.
+//! The CPU back end: obvious and right first, since its ops are the reference for every other executor.
+//!
+//! A program keeps the graph as it is and walks through its ops, each on all rows of the step: [`ops`] has what an op
+//! computes, [`threads`] deals it out, [`values`] has the buffers. Weights stay where the file is mapped.
+
+mod multiversion;
+mod ops;
+mod threads;
+mod values;
+
+use std::ops::Range;
+
+use self::ops::attention::Context;
+use self::ops::kv::KvCache;
+use self::threads::Pool;
+use self::values::Values;
+use crate::backend::{Info, Limits, Memory, Output, Program, Row, Step, Want, Weights, check_step};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Op, ValueId, WeightRef};
+use crate::quant::Weight;
+
+/// Weight rows in a task of a matrix product: some ten microseconds of work.
+const MATMUL_ROWS: usize = 4 * ops::matmul::PANEL;
+/// Numbers in a task of an op that treats each number by itself.
+const ELEMENTS: usize = 1024;
+
+/// How a graph is to be run on the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Threads that compute, the caller's own among them; at least 1.
+    pub threads: usize,
+    /// Keep every value of a step, for [`Program::tensor`], instead of using its memory again.
+    pub keep_tensors: bool,
+}
+
+/// Compiles `graph` with its `weights`.
+///
+/// # Errors
+/// If a weight is missing or has another shape than the graph says, or threads can't be started.
+pub fn compile(graph: &Graph, weights: &dyn Weights, limits: Limits, options: Options) -> Result<CpuProgram> {
+    let op_weights = graph.ops.iter().map(|op| OpWeights::new(op, weights)).collect::<Result<Vec<_>>>()?;
+    let threads = options.threads.max(1);
+    let pool = Pool::new(threads, scratch_len(graph, &limits)).map_err(|error| Error::Usage {
+        what: format!("cannot start {threads} threads: {error}"),
+        hint: "use fewer threads (`-t`)".into(),
+    })?;
+    Ok(CpuProgram {
+        values: Values::new(graph, &limits, options.keep_tensors),
+        angles: graph.ropes.iter().map(|rope| vec![[0.0; 2]; limits.max_rows * rope.inv_freq.len()]).collect(),
+        kv: KvCache::new(&graph.kv, limits.n_pages),
+        graph: graph.clone(),
+        weights: op_weights,
+        threads,
+        pool,
+        limits,
+        options,
+    })
+}
+
+/// A graph that runs on the CPU.
+pub struct CpuProgram {
+    graph: Graph,
+    limits: Limits,
+    options: Options,
+    threads: usize,
+    /// For each op.
+    weights: Vec<OpWeights>,
+    values: Values,
+    /// For each rope of the graph (cos, sin) by row and pair.
+    angles: Vec<Vec<[f32; 2]>>,
+    kv: KvCache,
+    pool: Pool,
+}
+
+/// What an op reads of the file.
+#[derive(Default)]
+struct OpWeights {
+    /// `[M, K]`, as the file has it.
+    matrix: Option<Weight>,
+    /// A norm's weight or a bias, dequantized.
+    vector: Option<Vec<f32>>,
+}
+
+impl OpWeights {
+    fn new(op: &Op, weights: &dyn Weights) -> Result<Self> {
+        let vector = |weight: &WeightRef| find(weights, weight).map(|w| Some(w.to_f32()));
+        Ok(match op {
+            Op::Embed { table, .. } => Self { matrix: Some(find(weights, table)?), vector: None },
+            Op::RmsNorm { weight, .. } => Self { matrix: None, vector: vector(weight)? },
+            Op::MatMul { weight, bias, .. } => {
+                let bias = bias.as_ref().map_or(Ok(None), vector)?;
+                Self { matrix: Some(find(weights, weight)?), vector: bias }
+            }
+            _ => Self::default(),
+        })
+    }
+
+    fn matrix(&self) -> &Weight {
+        self.matrix.as_ref().expect("compiled with the op's weights")
+    }
+
+    fn vector(&self) -> &[f32] {
+        self.vector.as_deref().expect("compiled with the op's weights")
+    }
+}
+
+/// The weight that `wanted` means, if the file has it in that shape.
+fn find(weights: &dyn Weights, wanted: &WeightRef) -> Result<Weight> {
+    let tensor = || wanted.name.clone();
+    let weight = weights.weight(&wanted.name).ok_or_else(|| Error::MissingTensor { tensor: tensor() })?;
+    let [m, k] = wanted.shape;
+    let rows = wanted.rows.clone().unwrap_or(0..weight.n_rows());
+    let whole_blocks = k.is_multiple_of(weight.format.block_len);
+    if weight.row_len() != k || rows.len() != m || rows.end > weight.n_rows() || !whole_blocks {
+        return Err(Error::TensorShape { tensor: tensor(), expected: vec![m, k], found: weight.shape });
+    }
+    Ok(weight.rows(rows))
+}
+
+/// Scratch numbers that a task needs at most.
+fn scratch_len(graph: &Graph, limits: &Limits) -> usize {
+    let needs = graph.ops.iter().map(|op| match op {
+        Op::MatMul { weight, .. } => ops::matmul::PANEL * weight.shape[1],
+        Op::Attention { .. } => limits.n_ctx,
+        _ => 0,
+    });
+    needs.max().unwrap_or(0)
+}
+
+impl Program for CpuProgram {
+    fn run(&mut self, step: &Step<'_>) -> Result<Output> {
+        check_step(step, &self.graph, &self.limits);
+        self.values.begin(step);
+        for (rope, angles) in self.graph.ropes.iter().zip(&mut self.angles) {
+            for (row, angles) in step.rows.iter().zip(angles.chunks_exact_mut(rope.inv_freq.len())) {
+                ops::rope::angles(rope, row.pos, angles);
+            }
+        }
+        for i in 0..self.graph.ops.len() {
+            self.run_op(i, step);
+        }
+        let logits = self.values.get(self.graph.logits);
+        Ok(match step.want {
+            Want::Nothing => Output::Nothing,
+            Want::Argmax => Output::Argmax(logits.chunks_exact(self.graph.n_vocab).map(ops::argmax::argmax).collect()),
+            Want::Logits => Output::Logits(logits.to_vec()),
+        })
+    }
+
+    fn tensor(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
+        let id = self.graph.find(name).filter(|&id| self.options.keep_tensors || id == self.graph.logits);
+        Ok(id.map(|id| self.values.get(id).to_vec()))
+    }
+
+    fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn info(&self) -> Info {
+        let weights = self.weights.iter().map(|w| {
+            let matrix = w.matrix.as_ref().map_or(0, |m| m.bytes.len());
+            matrix + w.vector.as_ref().map_or(0, |v| size_of_val(&v[..]))
+        });
+        let angles = self.angles.iter().map(|a| size_of_val(&a[..]));
+        let per_thread = self.threads * scratch_len(&self.graph, &self.limits) * size_of::<f32>();
+        let memory = Memory {
+            weights_bytes: weights.sum::<usize>() as u64,
+            kv_bytes: self.kv.bytes(),
+            scratch_bytes: (self.values.bytes() + angles.sum::<usize>() + per_thread) as u64,
+        };
+        let threads = if self.threads == 1 { "thread" } else { "threads" };
+        Info { device: format!("CPU ({} {threads})", self.threads), memory, counters: Vec::new() }
+    }
+}
+
+impl CpuProgram {
+    /// Runs op i on all rows of the step.
+    fn run_op(&mut self, i: usize, step: &Step<'_>) {
+        let Self { graph, weights, values, angles, kv, pool, .. } = self;
+        let (op, weights) = (&graph.ops[i], &weights[i]);
+        let id = ValueId(i as u32);
+        let width = graph.value(id).width;
+        let mut buffer = values.take(id);
+        let out = &mut buffer[..values.len(id)];
+        match op {
+            Op::Embed { scale, .. } => pool.chunks(out, width, |t, out, _| {
+                ops::embed::embed(weights.matrix(), step.rows[t].token, *scale, out);
+            }),
+            Op::RmsNorm { x, eps, .. } => {
+                let x = values.get(*x);
+                pool.chunks(out, width, |t, out, _| {
+                    ops::rms_norm::rms_norm(&x[t * width..][..width], weights.vector(), *eps, out);
+                });
+            }
+            Op::MatMul { x, .. } => {
+                let (x, matrix, bias) = (values.get(*x), weights.matrix(), weights.vector.as_deref());
+                pool.columns(out, width, MATMUL_ROWS, |y, scratch| ops::matmul::matmul(matrix, bias, x, y, scratch));
+            }
+            Op::Rope { x, head_dim, rope } => {
+                let (x, kind, n_pairs) = (values.get(*x), graph.ropes[*rope].kind, graph.ropes[*rope].inv_freq.len());
+                let angles = &angles[*rope];
+                pool.chunks(out, width, |t, out, _| {
+                    ops::rope::rope(kind, &angles[t * n_pairs..][..n_pairs], &x[t * width..][..width], *head_dim, out);
+                });
+            }
+            Op::StoreKv { layer, k, v } => kv.store_step(*layer, step, values.get(*k), values.get(*v)),
+            Op::Attention { q, spec } => {
+                let q = values.get(*q);
+                pool.chunks(out, spec.head_dim, |i, out, scratch| {
+                    let (t, head) = (i / spec.n_head, i % spec.n_head);
+                    let Row { pos, seq, .. } = step.rows[t];
+                    let context = Context { kv, pages: step.pages[seq as usize], pos };
+                    let q = &q[i * spec.head_dim..][..spec.head_dim];
+                    ops::attention::attention(spec, head, q, context, out, scratch);
+                });
+            }
+            Op::Gated { gate, up, act } => {
+                let (gate, up) = (values.get(*gate), values.get(*up));
+                elementwise(pool, out, |range, out| ops::gated::gated(*act, &gate[range.clone()], &up[range], out));
+            }
+            Op::Add { a, b } => {
+                let (a, b) = (values.get(*a), values.get(*b));
+                elementwise(pool, out, |range, out| ops::add::add(&a[range.clone()], &b[range], out));
+            }
+            Op::OutputRows { x } => ops::output_rows::output_rows(values.get(*x), width, step.outputs, out),
+            Op::Softcap { x, cap } => {
+                let x = values.get(*x);
+                elementwise(pool, out, |range, out| ops::softcap::softcap(*cap, &x[range], out));
+            }
+        }
+        values.put(id, buffer);
+    }
+}
+
+/// Runs an op that treats each number by itself; `op` gets the range of the numbers and where they go.
+fn elementwise(pool: &mut Pool, out: &mut [f32], op: impl Fn(Range<usize>, &mut [f32]) + Sync) {
+    pool.chunks(out, ELEMENTS, |i, out, _| op(i * ELEMENTS..i * ELEMENTS + out.len(), out));
+}

@@ -1,0 +1,372 @@
+//! A fork-join pool for ops of a few microseconds: threads spin briefly between jobs, then sleep.
+//!
+//! A step of a small model forks hundreds of times, so that a job must start within a microsecond and may not wait
+//! for a thread that the system has put aside. Tasks of a job are therefore handed out one by one, and a worker takes
+//! part in a job only if it comes while there is one: the caller works too, and closes the job when no task is left.
+//! Each thread owns scratch memory of one planned size, which it lends to its tasks.
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// Looks at the state before a worker sleeps: tens of microseconds, the gap between two steps.
+const SPINS: usize = 4_000;
+
+/// A job is running, workers may enter.
+const OPEN: u64 = 1 << 31;
+/// The pool is going away.
+const QUIT: u64 = 1 << 30;
+/// Bits that count the workers inside the job.
+const INSIDE: u64 = QUIT - 1;
+/// The number of the job.
+const EPOCH_SHIFT: u32 = 32;
+
+/// What a job does for its task i, with the thread's scratch.
+type Task<'a> = dyn Fn(usize, &mut [f32]) + Sync + 'a;
+
+/// Threads that run the tasks of one job at a time.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    scratch: Vec<f32>,
+}
+
+struct Shared {
+    /// `epoch << 32 | OPEN | QUIT | workers inside`: one word, so that entering a job and its being open are one event.
+    state: AtomicU64,
+    /// Written only while the state is closed and nobody is inside.
+    job: UnsafeCell<Option<Job>>,
+    /// The next task to hand out.
+    next: AtomicUsize,
+    /// The first panic of a worker's task.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// Held by a worker from its last look at the state until it sleeps, so that it misses no wake-up.
+    lock: Mutex<()>,
+    wake: Condvar,
+    sleeping: AtomicUsize,
+}
+
+#[derive(Clone, Copy)]
+struct Job {
+    n_tasks: usize,
+    /// Borrowed by the caller of [`Pool::run`], which does not return before all workers have left.
+    task: *const Task<'static>,
+}
+
+// SAFETY: `job` is written only by the one caller (`Pool::run` takes `&mut self`) while the state is closed with nobody
+// inside, and read only by workers that entered an open job; `state` orders the two. The task itself is `Sync`.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; the pointer in `job` is used only while its target is borrowed.
+unsafe impl Send for Shared {}
+
+impl Pool {
+    /// A pool of `threads`, the caller's own among them, each with `scratch_len` numbers of scratch.
+    pub(crate) fn new(threads: usize, scratch_len: usize) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: AtomicU64::new(0),
+            job: UnsafeCell::new(None),
+            next: AtomicUsize::new(0),
+            panic: Mutex::new(None),
+            lock: Mutex::new(()),
+            wake: Condvar::new(),
+            sleeping: AtomicUsize::new(0),
+        });
+        let mut pool = Self { shared, workers: Vec::new(), scratch: vec![0.0; scratch_len] };
+        for i in 1..threads {
+            let shared = pool.shared.clone();
+            let worker = std::thread::Builder::new().name(format!("cpu {i}"));
+            pool.workers.push(worker.spawn(move || shared.work_until_quit(&mut vec![0.0; scratch_len]))?);
+        }
+        Ok(pool)
+    }
+
+    /// Calls `task(i, scratch)` once for each i below `n_tasks`, on any thread and in any order, and waits for all.
+    ///
+    /// # Panics
+    /// If a task does.
+    pub(crate) fn run(&mut self, n_tasks: usize, task: &Task<'_>) {
+        if n_tasks <= 1 || self.workers.is_empty() {
+            (0..n_tasks).for_each(|i| task(i, &mut self.scratch));
+            return;
+        }
+        let shared = &*self.shared;
+        let job = Job { n_tasks, task: erase_lifetime(task) };
+        // SAFETY: the job before this one was closed and left by all (`Open::drop`), and `&mut self` keeps out others.
+        unsafe { *shared.job.get() = Some(job) };
+        shared.next.store(0, Ordering::Relaxed);
+        // Of two panics in one job only one was passed on.
+        *shared.panic.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let epoch = (shared.state.load(Ordering::Relaxed) >> EPOCH_SHIFT) as u32;
+        shared.state.store(u64::from(epoch.wrapping_add(1)) << EPOCH_SHIFT | OPEN, Ordering::SeqCst);
+        let open = Open(shared);
+        if shared.sleeping.load(Ordering::SeqCst) > 0 {
+            shared.wake_all();
+        }
+        shared.work(n_tasks, task, &mut self.scratch);
+        drop(open);
+        let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Cuts `out` into chunks of `chunk_len` (the last may be shorter) and calls `task(i, chunk, scratch)` for each.
+    pub(crate) fn chunks(
+        &mut self,
+        out: &mut [f32],
+        chunk_len: usize,
+        task: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+    ) {
+        let len = out.len();
+        let start = Shareable(out.as_mut_ptr());
+        self.run(len.div_ceil(chunk_len), &|i, scratch| {
+            let at = i * chunk_len;
+            // SAFETY: the chunk lies within `out`, which is borrowed until `run` returns; each i comes once, and the
+            // chunks of different i don't overlap.
+            let chunk = unsafe { std::slice::from_raw_parts_mut(start.get().add(at), chunk_len.min(len - at)) };
+            task(i, chunk, scratch);
+        });
+    }
+
+    /// Cuts the matrix `out` `[T, width]` into blocks of up to `n` columns and calls `task(block, scratch)` for each.
+    pub(crate) fn columns(
+        &mut self,
+        out: &mut [f32],
+        width: usize,
+        n: usize,
+        task: impl Fn(&mut Columns<'_>, &mut [f32]) + Sync,
+    ) {
+        let n_rows = out.len() / width;
+        let start = Shareable(out.as_mut_ptr());
+        self.run(width.div_ceil(n), &|i, scratch| {
+            let columns = i * n..width.min(i * n + n);
+            task(&mut Columns { start: start.get(), n_rows, width, columns, data: PhantomData }, scratch);
+        });
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.state.fetch_or(QUIT, Ordering::SeqCst);
+        self.shared.wake_all();
+        for worker in self.workers.drain(..) {
+            // A worker can't fail: the panics of its tasks are caught.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// The job is open while this lives; dropping it, in a panic too, waits until no worker uses the job any more.
+struct Open<'a>(&'a Shared);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.fetch_and(!OPEN, Ordering::AcqRel);
+        let mut looks = 0;
+        while state & INSIDE != 0 {
+            relax(&mut looks);
+            state = self.0.state.load(Ordering::Acquire);
+        }
+    }
+}
+
+impl Shared {
+    fn work_until_quit(&self, scratch: &mut [f32]) {
+        let mut seen = 0;
+        loop {
+            let state = self.wait(seen);
+            if state & QUIT != 0 {
+                return;
+            }
+            if self.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            seen = state >> EPOCH_SHIFT;
+            // SAFETY: this worker is inside an open job, so that nobody writes `job`, and what it borrows is alive.
+            let result = unsafe {
+                let job = (*self.job.get()).expect("an open job");
+                catch_unwind(AssertUnwindSafe(|| self.work(job.n_tasks, &*job.task, scratch)))
+            };
+            if let Err(panic) = result {
+                self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+            }
+            self.state.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    fn work(&self, n_tasks: usize, task: &Task<'_>, scratch: &mut [f32]) {
+        loop {
+            let i = self.next.fetch_add(1, Ordering::Relaxed);
+            if i >= n_tasks {
+                return;
+            }
+            task(i, scratch);
+        }
+    }
+
+    /// Waits for a job other than `seen`, or for the end.
+    fn wait(&self, seen: u64) -> u64 {
+        let ready = |state: u64| state & QUIT != 0 || (state & OPEN != 0 && state >> EPOCH_SHIFT != seen);
+        loop {
+            for _ in 0..SPINS {
+                let state = self.state.load(Ordering::Acquire);
+                if ready(state) {
+                    return state;
+                }
+                std::hint::spin_loop();
+            }
+            let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            // The caller stores the state and then reads `sleeping`; here it is the other way round, so that one of
+            // the two sees the other.
+            self.sleeping.fetch_add(1, Ordering::SeqCst);
+            if !ready(self.state.load(Ordering::SeqCst)) {
+                drop(self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner));
+            }
+            self.sleeping.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    fn wake_all(&self) {
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+        self.wake.notify_all();
+    }
+}
+
+/// Waits a moment: the other thread is nearly there, unless the system has put it aside.
+fn relax(looks: &mut usize) {
+    *looks += 1;
+    if *looks < SPINS {
+        std::hint::spin_loop();
+    } else {
+        std::thread::yield_now();
+    }
+}
+
+fn erase_lifetime(task: &Task<'_>) -> *const Task<'static> {
+    let task: *const Task<'_> = task;
+    // SAFETY: only the lifetime changes; `Pool::run` keeps the borrow alive for as long as the pointer is used.
+    unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) }
+}
+
+/// Some columns of a matrix `[T, width]`, for one thread to write; other threads have the others.
+pub(crate) struct Columns<'a> {
+    start: *mut f32,
+    n_rows: usize,
+    width: usize,
+    columns: Range<usize>,
+    data: PhantomData<&'a mut f32>,
+}
+
+impl Columns<'_> {
+    /// Which columns.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.columns.clone()
+    }
+
+    /// Writes column m of row t.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, t: usize, m: usize, value: f32) {
+        assert!(t < self.n_rows && self.columns.contains(&m), "[{t}, {m}] is not in columns {:?}", self.columns);
+        // SAFETY: in bounds by the assertion, and `Pool::columns` gives each column to one task only.
+        unsafe { self.start.add(t * self.width + m).write(value) };
+    }
+}
+
+/// A pointer that may go to other threads; whoever uses it keeps them apart.
+#[derive(Clone, Copy)]
+struct Shareable(*mut f32);
+
+impl Shareable {
+    fn get(self) -> *mut f32 {
+        self.0
+    }
+}
+
+// SAFETY: a pointer by itself does nothing; each use says why it is the only one.
+unsafe impl Sync for Shareable {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once_on_any_number_of_threads() {
+        for threads in [1, 2, 5] {
+            let mut pool = Pool::new(threads, 3).expect("threads start");
+            for n in [0, 1, 2, 100] {
+                let counts: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
+                // Often, since the races that could lose a task are rare.
+                for _ in 0..2_000 {
+                    pool.run(n, &|i, scratch| {
+                        assert_eq!(scratch.len(), 3);
+                        counts[i].fetch_add(1, Ordering::Relaxed);
+                    });
+                }
+                assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 2_000));
+            }
+        }
+    }
+
+    #[test]
+    fn workers_wake_up_after_a_pause() {
+        let mut pool = Pool::new(2, 0).expect("threads start");
+        for _ in 0..5 {
+            while pool.shared.sleeping.load(Ordering::SeqCst) == 0 {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            let other = AtomicUsize::new(0);
+            let caller = std::thread::current().id();
+            // Both tasks last until both have begun: without the worker this would hang.
+            let begun = AtomicUsize::new(0);
+            pool.run(2, &|_, _| {
+                begun.fetch_add(1, Ordering::SeqCst);
+                while begun.load(Ordering::SeqCst) < 2 {
+                    std::thread::yield_now();
+                }
+                other.fetch_add(usize::from(std::thread::current().id() != caller), Ordering::SeqCst);
+            });
+            assert_eq!(other.load(Ordering::SeqCst), 1);
+        }
+    }
+
+    #[test]
+    fn chunks_cover_everything_and_the_last_may_be_short() {
+        let mut pool = Pool::new(3, 0).expect("threads start");
+        let mut data = vec![0.0; 1_000];
+        pool.chunks(&mut data, 33, |i, chunk, _| {
+            for (j, x) in chunk.iter_mut().enumerate() {
+                *x += (i * 33 + j) as f32;
+            }
+        });
+        assert!(data.iter().enumerate().all(|(i, &x)| x == i as f32));
+    }
+
+    #[test]
+    fn columns_are_those_of_the_matrix() {
+        let mut pool = Pool::new(2, 0).expect("threads start");
+        let mut data = vec![0.0; 3 * 50];
+        pool.columns(&mut data, 50, 7, |block, _| {
+            for t in 0..3 {
+                block.range().for_each(|m| block.set(t, m, (t * 50 + m) as f32));
+            }
+        });
+        assert!(data.iter().enumerate().all(|(i, &x)| x == i as f32));
+    }
+
+    #[test]
+    fn a_panic_in_a_task_reaches_the_caller_and_the_pool_goes_on() {
+        let mut pool = Pool::new(2, 0).expect("threads start");
+        for _ in 0..50 {
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                pool.run(64, &|i, _| assert_ne!(i, 40, "task 40 fails"));
+            }));
+            assert!(result.is_err());
+            pool.run(64, &|_, _| {});
+        }
+    }
+}

@@ -164,12 +164,8 @@ impl<'a> GraphBuilder<'a> {
         let expected = if shape[0] == 1 { vec![shape[1]] } else { shape.to_vec() };
         let error = match (self.shapes)(name) {
             None => Some(Error::MissingTensor { tensor: name.into() }),
-            // A vector may be stored as [N], and a matrix of one row as [1, K] or [K].
-            Some(found)
-                if found.iter().product::<usize>() == shape[0] * shape[1] && found.last() == Some(&shape[1]) =>
-            {
-                None
-            }
+            // A vector, or a matrix of one row, is stored as [K] or as [1, K].
+            Some(found) if found == shape || found == expected => None,
             Some(found) => Some(Error::TensorShape { tensor: name.into(), expected, found }),
         };
         if let Some(error) = error {

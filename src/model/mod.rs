@@ -1,1 +1,80 @@
-//! See the design.
+//! From a GGUF file to a model: hyper-parameters, the graph they describe, and the weights that the graph names.
+//!
+//! An architecture is one file that reads like the formula it is, and one row in [`ARCHITECTURES`]. It asks for keys
+//! through [`keys::Keys`], which refuses what makes no sense, and for tensors through the graph's builder, which
+//! compares their shapes; so nothing is left to check afterwards, and nothing large is allocated before.
+
+mod blocks;
+mod config;
+mod gemma3;
+mod keys;
+mod llama;
+
+use std::collections::HashMap;
+
+pub use self::config::Config;
+use self::keys::Keys;
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::graph::{Graph, GraphBuilder, Val};
+use crate::quant::{Weight, Weights};
+
+/// An architecture: GGUF's name of it, and what puts its ops into a graph and gives the logits.
+struct Architecture {
+    name: &'static str,
+    build: fn(&Keys<'_>, &Config, &GraphBuilder<'_>) -> Result<Val>,
+}
+
+/// Every supported architecture.
+static ARCHITECTURES: &[Architecture] =
+    &[Architecture { name: "gemma3", build: gemma3::build }, Architecture { name: "llama", build: llama::build }];
+
+/// GGUF's names of the supported architectures.
+pub fn architectures() -> impl Iterator<Item = &'static str> {
+    ARCHITECTURES.iter().map(|a| a.name)
+}
+
+/// A model that a back end can compile. It keeps the file mapped by itself.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// Hyper-parameters.
+    pub config: Config,
+    /// What it computes.
+    pub graph: Graph,
+    /// The weights of the graph, by name.
+    weights: HashMap<String, Weight>,
+}
+
+impl Model {
+    /// Reads the hyper-parameters, builds the graph, and finds its weights, none of which is copied.
+    ///
+    /// # Errors
+    /// If the architecture is unknown, a key or a tensor is missing or makes no sense, or a tensor has a format that
+    /// halfbyte does not compute with.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        let arch = gguf.metadata().str("general.architecture")?;
+        let architecture = ARCHITECTURES
+            .iter()
+            .find(|a| a.name == arch)
+            .ok_or_else(|| Error::UnsupportedArchitecture { found: arch.into(), known: architectures().collect() })?;
+        let keys = Keys::new(gguf, architecture.name);
+        let config = Config::read(&keys)?;
+        let shapes = |name: &str| gguf.tensor(name).map(|t| t.shape.clone());
+        let builder = GraphBuilder::new(architecture.name, &shapes);
+        let logits = (architecture.build)(&keys, &config, &builder)?;
+        let graph = builder.finish(logits)?;
+        let mut weights = HashMap::new();
+        for weight in graph.ops.iter().flat_map(|op| op.weights()) {
+            let tensor =
+                gguf.weight(&weight.name)?.ok_or_else(|| Error::MissingTensor { tensor: weight.name.clone() })?;
+            weights.insert(weight.name.clone(), tensor);
+        }
+        Ok(Self { config, graph, weights })
+    }
+}
+
+impl Weights for Model {
+    fn weight(&self, name: &str) -> Option<Weight> {
+        self.weights.get(name).cloned()
+    }
+}

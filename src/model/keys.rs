@@ -1,0 +1,100 @@
+//! Hyper-parameters as the file has them: under the architecture's prefix, and only with values that make sense.
+//!
+//! A count out of a hostile file ends up as the length of a loop or of an allocation, and a zero as a divisor; so each
+//! getter says what it takes, and everything else is an error that names the key.
+
+use crate::error::{Error, Result};
+use crate::gguf::{Gguf, Metadata};
+
+/// No real model comes near this width, and the product of two of them still fits 64 bits.
+pub(super) const MAX_WIDTH: usize = 1 << 24;
+
+/// The metadata of a file, with the prefix of its architecture.
+pub(super) struct Keys<'a> {
+    gguf: &'a Gguf,
+    arch: &'static str,
+}
+
+impl<'a> Keys<'a> {
+    pub(super) fn new(gguf: &'a Gguf, arch: &'static str) -> Self {
+        Self { gguf, arch }
+    }
+
+    /// The prefix.
+    pub(super) fn arch(&self) -> &'static str {
+        self.arch
+    }
+
+    /// The file.
+    pub(super) fn gguf(&self) -> &'a Gguf {
+        self.gguf
+    }
+
+    fn metadata(&self) -> &'a Metadata {
+        self.gguf.metadata()
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}.{key}", self.arch)
+    }
+
+    /// The error that `key` has a value that is not `expected`.
+    pub(super) fn bad(&self, key: &str, expected: impl Into<String>, found: impl ToString) -> Error {
+        Error::BadKey { key: self.full(key), expected: expected.into(), found: found.to_string() }
+    }
+
+    /// A count from 1 to `max`.
+    pub(super) fn count(&self, key: &str, max: usize) -> Result<usize> {
+        self.opt_count(key, max)?.ok_or_else(|| Error::MissingKey { key: self.full(key) })
+    }
+
+    /// A count from 1 to `max`; `None` if the key is absent.
+    pub(super) fn opt_count(&self, key: &str, max: usize) -> Result<Option<usize>> {
+        match self.metadata().opt_usize(&self.full(key))? {
+            Some(n) if n == 0 || n > max => Err(self.bad(key, format!("1 to {max}"), n)),
+            n => Ok(n),
+        }
+    }
+
+    /// As [`opt_count`](Self::opt_count), where files also write 0 for what is absent.
+    pub(super) fn opt_count_or_zero(&self, key: &str, max: usize) -> Result<Option<usize>> {
+        match self.metadata().opt_usize(&self.full(key))? {
+            Some(0) => Ok(None),
+            _ => self.opt_count(key, max),
+        }
+    }
+
+    /// A number above zero.
+    pub(super) fn positive(&self, key: &str) -> Result<f32> {
+        self.opt_positive(key)?.ok_or_else(|| Error::MissingKey { key: self.full(key) })
+    }
+
+    /// A number above zero; `None` if the key is absent.
+    pub(super) fn opt_positive(&self, key: &str) -> Result<Option<f32>> {
+        match self.metadata().opt_f32(&self.full(key))? {
+            Some(x) if !(x.is_finite() && x > 0.0) => Err(self.bad(key, "a number above 0", x)),
+            x => Ok(x),
+        }
+    }
+
+    /// As [`opt_positive`](Self::opt_positive), where files also write 0 for what is absent.
+    pub(super) fn opt_positive_or_zero(&self, key: &str) -> Result<Option<f32>> {
+        match self.metadata().opt_f32(&self.full(key))? {
+            Some(0.0) => Ok(None),
+            _ => self.opt_positive(key),
+        }
+    }
+
+    /// Fails if `key` is there with another value than 0: what it counts is not supported.
+    pub(super) fn absent_or_zero(&self, key: &str) -> Result<()> {
+        match self.metadata().opt_usize(&self.full(key))? {
+            None | Some(0) => Ok(()),
+            Some(n) => Err(self.bad(key, "0 (more is not supported)", n)),
+        }
+    }
+
+    /// A string; `None` if the key is absent.
+    pub(super) fn opt_str(&self, key: &str) -> Result<Option<&'a str>> {
+        self.metadata().opt_str(&self.full(key))
+    }
+}

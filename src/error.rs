@@ -85,6 +85,16 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// The file's tokenizer is of a kind that halfbyte does not know.
+    #[error("{part} `{found}` is not supported")]
+    UnsupportedTokenizer {
+        /// "tokenizer model" or "pre-tokenizer".
+        part: &'static str,
+        /// What the file says.
+        found: String,
+        /// What halfbyte knows.
+        known: Vec<&'static str>,
+    },
     /// No adapter (GPU) fits what was asked for.
     #[error("no GPU adapter {}", match wanted { Some(name) => format!("whose name contains `{name}`"), None => "found".into() })]
     NoAdapter {
@@ -172,6 +182,7 @@ impl Error {
             Error::UnsupportedArchitecture { known, .. } => {
                 Some(format!("supported architectures: {}", known.join(", ")))
             }
+            Error::UnsupportedTokenizer { part, known, .. } => Some(format!("supported: {part} {}", known.join(", "))),
             Error::NoAdapter { found, .. } if found.is_empty() => Some(
                 "install a Vulkan driver (Debian, Ubuntu: `apt install mesa-vulkan-drivers`), or use `--device cpu`"
                     .into(),

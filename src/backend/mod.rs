@@ -5,6 +5,7 @@
 //! at once and a speculative check are the same thing with other rows. The KV cache is an array of pages of
 //! [`PAGE_LEN`] positions; which pages a sequence owns is the caller's business and comes with each step.
 
+pub mod compare;
 pub mod cpu;
 pub mod gpu;
 

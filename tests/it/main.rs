@@ -10,4 +10,5 @@ mod gpu;
 mod hub;
 mod layout;
 mod quant;
+mod steps;
 mod tokenizer;

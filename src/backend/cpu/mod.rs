@@ -8,6 +8,7 @@ mod ops;
 mod threads;
 mod values;
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use self::ops::attention::Context;
@@ -161,14 +162,14 @@ impl Program for CpuProgram {
     }
 
     fn info(&self) -> Info {
-        let weights = self.weights.iter().map(|w| {
-            let matrix = w.matrix.as_ref().map_or(0, |m| m.bytes.len());
-            matrix + w.vector.as_ref().map_or(0, |v| size_of_val(&v[..]))
-        });
+        // Tied embeddings are two ops with one matrix.
+        let matrices = self.weights.iter().filter_map(|w| w.matrix.as_ref());
+        let matrices: HashMap<*const u8, usize> = matrices.map(|m| (m.bytes.as_ptr(), m.bytes.len())).collect();
+        let vectors = self.weights.iter().filter_map(|w| w.vector.as_deref()).map(size_of_val);
         let angles = self.angles.iter().map(|a| size_of_val(&a[..]));
         let per_thread = self.threads * scratch_len(&self.graph, &self.limits) * size_of::<f32>();
         let memory = Memory {
-            weights_bytes: weights.sum::<usize>() as u64,
+            weights_bytes: (matrices.values().sum::<usize>() + vectors.sum::<usize>()) as u64,
             kv_bytes: self.kv.bytes(),
             scratch_bytes: (self.values.bytes() + angles.sum::<usize>() + per_thread) as u64,
         };

@@ -41,10 +41,8 @@ impl block::Block<LEN> for Block {
     #[inline(always)]
     fn dequantize(&self, dst: &mut [f32; LEN]) {
         let d = self.d.to_f32();
-        let (low, high) = dst.split_at_mut(LEN / 2);
-        for ((low, high), q) in low.iter_mut().zip(high).zip(self.qs) {
-            *low = d * f32::from((q & 15) as i8 - 8);
-            *high = d * f32::from((q >> 4) as i8 - 8);
+        for (w, q) in dst.iter_mut().zip(nibbles(&self.qs)) {
+            *w = d * (f32::from(q) - 8.0);
         }
     }
 
@@ -55,6 +53,17 @@ impl block::Block<LEN> for Block {
         let q = src.map(|w| round::truncate(w * per_d + 8.5, 15));
         Self { d: Half::from_f32(d), qs: std::array::from_fn(|i| q[i] | q[i + LEN / 2] << 4) }
     }
+}
+
+/// The quants of Q4_0 and Q4_1. All of them before any is scaled: so the loop is one over vectors of bytes.
+#[inline(always)]
+pub(super) fn nibbles(qs: &[u8; LEN / 2]) -> [u8; LEN] {
+    let mut q = [0; LEN];
+    for i in 0..LEN / 2 {
+        q[i] = qs[i] & 15;
+        q[i + LEN / 2] = qs[i] >> 4;
+    }
+    q
 }
 
 fn pack(src: &[u8], planes: &mut [&mut [u8]]) {

@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::{self, Half};
+use super::q4_0::nibbles;
 use super::{Format, Plane, round};
 
 /// Weights in a block.
@@ -43,10 +44,8 @@ impl block::Block<LEN> for Block {
     #[inline(always)]
     fn dequantize(&self, dst: &mut [f32; LEN]) {
         let (d, m) = (self.d.to_f32(), self.m.to_f32());
-        let (low, high) = dst.split_at_mut(LEN / 2);
-        for ((low, high), q) in low.iter_mut().zip(high).zip(self.qs) {
-            *low = d * f32::from(q & 15) + m;
-            *high = d * f32::from(q >> 4) + m;
+        for (w, q) in dst.iter_mut().zip(nibbles(&self.qs)) {
+            *w = d * f32::from(q) + m;
         }
     }
 

@@ -48,13 +48,14 @@ impl block::Block<LEN> for Block {
     fn dequantize(&self, dst: &mut [f32; LEN]) {
         let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
         let (scales, mins) = k_scales::unpack(&self.scales);
-        for c in 0..4 {
-            let qs = &self.qs[32 * c..][..32];
-            for (high, shift) in [(0, 0), (1, 4)] {
-                let sub = 2 * c + high;
+        let (subs, _) = dst.as_chunks_mut::<32>();
+        let (qs, _) = self.qs.as_chunks::<32>();
+        for (c, qs) in qs.iter().enumerate() {
+            let (low, high) = (qs.map(|q| q & 15), qs.map(|q| q >> 4));
+            for (sub, q) in [(2 * c, low), (2 * c + 1, high)] {
                 let (d, m) = (d * f32::from(scales[sub]), dmin * f32::from(mins[sub]));
-                for (w, q) in dst[32 * sub..][..32].iter_mut().zip(qs) {
-                    *w = d * f32::from(q >> shift & 15) - m;
+                for (w, q) in subs[sub].iter_mut().zip(q) {
+                    *w = d * f32::from(q) - m;
                 }
             }
         }

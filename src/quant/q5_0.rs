@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::{self, Half};
+use super::q4_0::nibbles;
 use super::{Format, Plane, round};
 
 /// Weights in a block.
@@ -47,9 +48,8 @@ impl block::Block<LEN> for Block {
     #[inline(always)]
     fn dequantize(&self, dst: &mut [f32; LEN]) {
         let d = self.d.to_f32();
-        let q = five_bits(&self.qs, self.qh);
-        for (w, q) in dst.iter_mut().zip(q) {
-            *w = d * f32::from(q as i8 - 16);
+        for (w, q) in dst.iter_mut().zip(five_bits(&self.qs, self.qh)) {
+            *w = d * (f32::from(q) - 16.0);
         }
     }
 
@@ -66,11 +66,7 @@ impl block::Block<LEN> for Block {
 /// The quants of Q5_0 and Q5_1 out of their nibbles and fifth bits.
 #[inline(always)]
 pub(super) fn five_bits(qs: &[u8; LEN / 2], qh: [u8; 4]) -> [u8; LEN] {
-    let mut q = [0; LEN];
-    for i in 0..LEN / 2 {
-        q[i] = qs[i] & 15;
-        q[i + LEN / 2] = qs[i] >> 4;
-    }
+    let mut q = nibbles(qs);
     for i in 0..LEN {
         // A test against a constant, not a shift: vectors of bytes can do the one but not the other.
         q[i] |= if qh[i / 8] & 1 << (i % 8) != 0 { 16 } else { 0 };

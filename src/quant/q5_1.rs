@@ -50,8 +50,7 @@ impl block::Block<LEN> for Block {
     #[inline(always)]
     fn dequantize(&self, dst: &mut [f32; LEN]) {
         let (d, m) = (self.d.to_f32(), self.m.to_f32());
-        let q = five_bits(&self.qs, self.qh);
-        for (w, q) in dst.iter_mut().zip(q) {
+        for (w, q) in dst.iter_mut().zip(five_bits(&self.qs, self.qh)) {
             *w = d * f32::from(q) + m;
         }
     }

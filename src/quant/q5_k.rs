@@ -50,14 +50,11 @@ impl block::Block<LEN> for Block {
     fn dequantize(&self, dst: &mut [f32; LEN]) {
         let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
         let (scales, mins) = k_scales::unpack(&self.scales);
-        for c in 0..4 {
-            let qs = &self.qs[32 * c..][..32];
-            for (high, shift) in [(0, 0), (1, 4)] {
-                let sub = 2 * c + high;
-                let (d, m) = (d * f32::from(scales[sub]), dmin * f32::from(mins[sub]));
-                for ((w, q), qh) in dst[32 * sub..][..32].iter_mut().zip(qs).zip(self.qh) {
-                    *w = d * f32::from(q >> shift & 15 | (qh >> sub & 1) << 4) - m;
-                }
+        let q = five_bits(&self.qs, &self.qh);
+        for (sub, (w, q)) in dst.as_chunks_mut::<32>().0.iter_mut().zip(q.as_chunks::<32>().0).enumerate() {
+            let (d, m) = (d * f32::from(scales[sub]), dmin * f32::from(mins[sub]));
+            for (w, q) in w.iter_mut().zip(q) {
+                *w = d * f32::from(*q) - m;
             }
         }
     }
@@ -74,4 +71,17 @@ impl block::Block<LEN> for Block {
         }
         Self { d: head.d, dmin: head.dmin, scales: k_scales::pack(&head.scales, &head.mins), qh, qs }
     }
+}
+
+/// The quants of a block. All of them before any is scaled: so the loop is one over vectors of bytes.
+#[inline(always)]
+fn five_bits(qs: &[u8; LEN / 2], qh: &[u8; LEN / 8]) -> [u8; LEN] {
+    let mut q = [0; LEN];
+    for i in 0..32 {
+        for c in 0..4 {
+            q[64 * c + i] = qs[32 * c + i] & 15 | (qh[i] >> (2 * c) & 1) << 4;
+            q[64 * c + i + 32] = qs[32 * c + i] >> 4 | (qh[i] >> (2 * c + 1) & 1) << 4;
+        }
+    }
+    q
 }

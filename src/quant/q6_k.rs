@@ -53,13 +53,13 @@ impl block::Block<LEN> for Block {
     #[inline(always)]
     fn dequantize(&self, dst: &mut [f32; LEN]) {
         let d = self.d.to_f32();
-        for sub in 0..16 {
-            let d = d * f32::from(self.scales[sub]);
-            let at = Place::of(16 * sub);
-            let (ql, qh) = (&self.ql[at.ql..][..16], &self.qh[at.qh..][..16]);
-            for ((w, ql), qh) in dst[16 * sub..][..16].iter_mut().zip(ql).zip(qh) {
-                let q = ql >> at.ql_shift & 15 | (qh >> at.qh_shift & 3) << 4;
-                *w = d * f32::from(q as i8 - 32);
+        let scaled = self.scales.map(|scale| d * f32::from(scale));
+        let (subs, _) = dst.as_chunks_mut::<16>();
+        for h in 0..2 {
+            let q = six_bits(&self.ql[64 * h..][..64], &self.qh[32 * h..][..32]);
+            let (q, _) = q.as_chunks::<16>();
+            for ((sub, q), d) in subs[8 * h..][..8].iter_mut().zip(q).zip(&scaled[8 * h..][..8]) {
+                *sub = q.map(|q| d * (f32::from(q) - 32.0));
             }
         }
     }
@@ -67,29 +67,29 @@ impl block::Block<LEN> for Block {
     fn quantize(src: &[f32; LEN]) -> Self {
         let (d, scales, q) = search::signed_super_block(src);
         let (mut ql, mut qh) = ([0; LEN / 2], [0; LEN / 4]);
-        for (i, q) in q.iter().enumerate() {
-            let at = Place::of(i);
-            ql[at.ql] |= (q & 15) << at.ql_shift;
-            qh[at.qh] |= q >> 4 << at.qh_shift;
+        for h in 0..2 {
+            let (q, ql, qh) = (&q[128 * h..][..128], &mut ql[64 * h..][..64], &mut qh[32 * h..][..32]);
+            for i in 0..32 {
+                ql[i] = q[i] & 15 | q[i + 64] << 4;
+                ql[i + 32] = q[i + 32] & 15 | q[i + 96] << 4;
+                qh[i] = q[i] >> 4 | q[i + 32] >> 4 << 2 | q[i + 64] >> 4 << 4 | q[i + 96] >> 4 << 6;
+            }
         }
         Self { ql, qh, scales, d }
     }
 }
 
-/// Where the bits of a weight lie.
-struct Place {
-    ql: usize,
-    ql_shift: usize,
-    qh: usize,
-    qh_shift: usize,
-}
-
-impl Place {
-    #[inline(always)]
-    fn of(i: usize) -> Self {
-        let (half, i) = (i / 128, i % 128);
-        Self { ql: 64 * half + i % 64, ql_shift: i / 64 * 4, qh: 32 * half + i % 32, qh_shift: i / 32 * 2 }
+/// The quants of half a block. All of them before any is scaled: so the loop is one over vectors of bytes.
+#[inline(always)]
+fn six_bits(ql: &[u8], qh: &[u8]) -> [u8; 128] {
+    let mut q = [0; 128];
+    for i in 0..32 {
+        q[i] = ql[i] & 15 | (qh[i] & 3) << 4;
+        q[i + 32] = ql[i + 32] & 15 | (qh[i] & 12) << 2;
+        q[i + 64] = ql[i] >> 4 | qh[i] & 48;
+        q[i + 96] = ql[i + 32] >> 4 | qh[i] >> 2 & 48;
     }
+    q
 }
 
 fn pack(src: &[u8], planes: &mut [&mut [u8]]) {

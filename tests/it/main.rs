@@ -10,5 +10,6 @@ mod gpu;
 mod hub;
 mod layout;
 mod quant;
+mod quant_gpu;
 mod steps;
 mod tokenizer;

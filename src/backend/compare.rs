@@ -46,8 +46,7 @@ pub fn first_difference(
     for (name, width) in names {
         let (Some(found), Some(expected)) = (a.tensor(&name)?, b.tensor(&name)?) else { continue };
         let nmse = nmse(&found, &expected);
-        // Written so that NaN is beyond any limit.
-        if !(nmse <= limit) {
+        if nmse.is_nan() || nmse > limit {
             let i = worst(&found, &expected);
             let (at, values) = ([i / width, i % width], [found[i], expected[i]]);
             return Ok(Some(Difference { tensor: name, nmse, limit, at, values }));

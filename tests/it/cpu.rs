@@ -1,16 +1,24 @@
 //! The CPU back end: golden runs, and the promise that a row's bits depend on nothing but the row.
 
-use halfbyte::backend::Limits;
+use halfbyte::backend::compare::first_difference;
 use halfbyte::backend::cpu::{self, CpuProgram, Options};
+use halfbyte::backend::{Limits, Program, Row, Step, Want, Weights};
+use halfbyte::graph::{Graph, Op, RopeKind};
 use halfbyte::model::Model;
+use halfbyte::quant;
+use proptest::prelude::*;
+use proptest::sample::select;
 
-use crate::common;
 use crate::golden::{self, GEMMA3, SMOLLM2, TINY};
+use crate::ops::AttentionCase;
+use crate::{common, ops, shapes, steps};
 
 /// Mean distance of real models' listed logits from f64.
 const REAL: f64 = 0.001;
 /// Normalized mean squared error of tiny models' logits to f64.
 const TINY_NMSE: f64 = 1e-10;
+/// Of one op: sums of up to 9,000 products in f32.
+const OP_NMSE: f64 = 1e-12;
 
 fn compile(model: &Model, limits: Limits) -> CpuProgram {
     let options = Options { threads: 2, keep_tensors: false };
@@ -53,4 +61,128 @@ fn tiny_models_are_golden() {
         let model = golden::tiny(name);
         golden::check_tiny(&mut compile(&model, golden::limits(64, 32)), name, TINY_NMSE, to_llama_cpp);
     }
+}
+
+/// For the checks of single ops.
+fn compile_op(graph: &Graph, weights: &dyn Weights, limits: Limits) -> Box<dyn Program> {
+    let options = Options { threads: 2, keep_tensors: true };
+    Box::new(cpu::compile(graph, weights, limits, options).expect("the case compiles"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn matmul_is_its_formula(
+        (format, shape) in select(quant::ALL).prop_flat_map(|f| (Just(f), shapes::matrix(f.block_len))),
+        t in shapes::rows(),
+        seed in any::<u64>(),
+    ) {
+        ops::check_matmul(&compile_op, format, t, shape, seed, OP_NMSE);
+    }
+
+    #[test]
+    fn embed_is_its_formula(format in select(quant::ALL), width in shapes::dimension(), seed in any::<u64>()) {
+        ops::check_embed(&compile_op, format, width.next_multiple_of(format.block_len), seed, OP_NMSE);
+    }
+
+    #[test]
+    fn rms_norm_is_its_formula(
+        t in shapes::rows(),
+        heads in select(&[1, 4, 9][..]),
+        width in shapes::dimension(),
+        seed in any::<u64>(),
+    ) {
+        ops::check_rms_norm(&compile_op, t, heads, width, seed, OP_NMSE);
+    }
+
+    #[test]
+    fn elementwise_ops_are_their_formulas(t in shapes::rows(), width in shapes::dimension(), seed in any::<u64>()) {
+        ops::check_elementwise(&compile_op, t, width, seed, OP_NMSE);
+    }
+
+    #[test]
+    fn attention_is_its_formula(
+        lens in [1usize..=129, 1usize..=129],
+        (n_head, n_head_kv) in select(&[(1, 1), (4, 4), (9, 3), (4, 1), (14, 2)][..]),
+        head_dim in select(&[1, 2, 33, 64, 80, 128, 256][..]),
+        window in select(&[None, Some(1), Some(16), Some(32), Some(100)][..]),
+        softcap in select(&[None, Some(50.0)][..]),
+        seed in any::<u64>(),
+    ) {
+        let case = AttentionCase { lens, n_head, n_head_kv, head_dim, window, softcap };
+        ops::check_attention(&compile_op, case, seed, OP_NMSE);
+    }
+}
+
+#[test]
+fn rope_is_its_formula() {
+    for kind in [RopeKind::Norm, RopeKind::Neox] {
+        for (heads, head_dim, n_rot) in [(9, 64, 64), (1, 256, 256), (4, 80, 80), (2, 96, 32), (3, 2, 2)] {
+            ops::check_rope(&compile_op, kind, heads, head_dim, n_rot, OP_NMSE);
+        }
+    }
+}
+
+#[test]
+fn outputs_are_the_rows_asked_for() {
+    for n_vocab in [7, 257, shapes::VOCABULARY] {
+        ops::check_outputs(&compile_op, n_vocab, 1);
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_in_any_step_on_any_pages_with_any_number_of_threads() {
+    for name in ["llama-q4_0", "llama-q6_k", "gemma3-q8_0"] {
+        let model = golden::tiny(name);
+        let limits = Limits { max_rows: 100, max_outputs: 100, max_seqs: 3, n_ctx: 128, n_pages: 8 };
+        let prompt = steps::tokens(100, model.config.n_vocab, 1);
+        let all: Vec<usize> = (0..100).collect();
+        let mut reference: Option<Vec<Vec<f32>>> = None;
+        for threads in [1, 2, 3] {
+            let options = Options { threads, keep_tensors: threads == 3 };
+            let mut program = cpu::compile(&model.graph, &model, limits, options).expect("the model compiles");
+            let logits = steps::Sequence::new(128).append(&mut program, &prompt, 100, &all);
+            steps::assert_same(&format!("{threads} threads"), &logits, reference.get_or_insert(logits.clone()), 0.0);
+            steps::check_chunks(&mut program, 0.0);
+            steps::check_sequences(&mut program, 0.0);
+        }
+    }
+}
+
+#[test]
+fn the_first_tensor_that_differs_is_named() {
+    let model = golden::tiny("llama-f32");
+    let limits = golden::limits(32, 4);
+    let options = Options { threads: 1, keep_tensors: true };
+    // The same model, but for one norm of its second layer.
+    let mut graph = model.graph.clone();
+    let changed = graph.find("blk.1.ffn_norm.out").expect("a llama has it");
+    let Op::RmsNorm { eps, .. } = &mut graph.ops[changed.index()] else { panic!("a norm is a norm") };
+    *eps = 0.5;
+    let mut a = cpu::compile(&graph, &model, limits, options).expect("the model compiles");
+    let mut b = cpu::compile(&model.graph, &model, limits, options).expect("the model compiles");
+
+    let rows = [(5, 0), (6, 1), (7, 2)].map(|(token, pos)| Row { token, pos, seq: 0 });
+    let step = Step { rows: &rows, pages: &[&[0]], outputs: &[2], want: Want::Logits };
+    let difference = first_difference(&mut a, &mut b, &step, 1e-9).expect("both run").expect("they differ");
+    assert_eq!(difference.tensor, "blk.1.ffn_norm.out");
+    let text = difference.to_string();
+    assert!(text.starts_with("blk.1.ffn_norm.out: nmse ") && text.contains(" (limit 1e-9) at ["), "{text}");
+    assert_eq!(first_difference(&mut b, &mut a, &step, f64::INFINITY).expect("both run"), None);
+    let mut same = cpu::compile(&model.graph, &model, limits, options).expect("the model compiles");
+    assert_eq!(first_difference(&mut same, &mut b, &step, 0.0).expect("both run"), None);
+}
+
+#[test]
+fn memory_is_said_as_it_is_held() {
+    let model = golden::load(&common::real_model(SMOLLM2));
+    let mut program = compile(&model, golden::limits(2_048, 1));
+    let before = program.info().memory;
+    // The file is 98.4 MB, nearly all of it weights, and ties the embedding table.
+    assert!((90_000_000..98_400_000).contains(&before.weights_bytes), "{before:?}");
+    assert_eq!(before.kv_bytes, 0, "pages are allocated when they are written");
+    steps::Sequence::new(2_048).append(&mut program, &[1, 2, 3], 1, &[]);
+    // 30 layers, keys and values, 3 heads of 64, 32 positions.
+    assert_eq!(program.info().memory.kv_bytes, 30 * 2 * 3 * 64 * 32 * 4);
 }

@@ -5,6 +5,7 @@
 
 mod fetch;
 mod generate;
+mod inspect;
 mod pull;
 
 use std::io::Write;
@@ -28,6 +29,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Generate(generate::Args),
+    Inspect(inspect::Args),
     Pull(pull::Args),
 }
 
@@ -43,6 +45,7 @@ const STYLES: Styles =
 pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse_from(std::env::args_os().map(long_spelling)).command {
         Command::Generate(args) => generate::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Pull(args) => pull::run(&args),
     };
     result.unwrap_or_else(|error| report(&error))

@@ -218,11 +218,7 @@ impl fmt::Display for Value {
                 for (i, item) in array.iter().take(SHOWN_ITEMS).enumerate() {
                     write!(f, "{}{item}", if i > 0 { ", " } else { "" })?;
                 }
-                if array.len > SHOWN_ITEMS {
-                    write!(f, ", … ({} {})]", array.len, array.item)
-                } else {
-                    f.write_str("]")
-                }
+                if array.len > SHOWN_ITEMS { write!(f, ", … {} in all]", array.len) } else { f.write_str("]") }
             }
             _ => write!(f, "{}", self.int().expect("all other values are integers")),
         }

@@ -8,6 +8,7 @@ mod gguf;
 mod golden;
 mod gpu;
 mod hub;
+mod inspect;
 mod layout;
 mod model;
 mod ops;

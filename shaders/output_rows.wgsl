@@ -1,0 +1,27 @@
+//! output_rows — y = the rows of x whose logits are wanted.
+//!
+//! x        [T, D]  f32
+//! outputs  [N]     which rows
+//! y        [N, D]  f32
+//! grid    (ceil(D / WG), N) workgroups
+//! group   an invocation takes one element
+//! const   D, WG
+//! import
+//! tail    elements ≥ D of a row are not read or written
+//! exact   the same bits as the CPU
+//! cpu     src/backend/cpu/ops/output_rows.rs
+
+override D: u32;
+override WG: u32;
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> outputs: array<u32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i: u32) {
+    let d = id.x * WG + i;
+    if d < D {
+        y[id.y * D + d] = x[outputs[id.y] * D + d];
+    }
+}

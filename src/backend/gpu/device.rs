@@ -1,0 +1,248 @@
+//! Adapters and the opened device: which GPUs there are, which one is best, what it can do, and whether it still lives.
+//!
+//! A GPU can fail at any moment and wgpu reports that through callbacks; [`Device::check`] turns what they collected
+//! into an `Err` at the next step, so that nothing panics and nothing is lost silently.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+
+/// What kind of hardware an adapter is, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AdapterKind {
+    /// A card with memory of its own.
+    Discrete,
+    /// Shares the CPU's memory.
+    Integrated,
+    /// Behind a hypervisor, or of unknown kind.
+    Other,
+    /// The CPU, pretending.
+    Software,
+}
+
+/// One adapter as the driver describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdapterInfo {
+    /// Name of the GPU.
+    pub name: String,
+    /// Metal, Vulkan, Dx12, …
+    pub backend: String,
+    /// Driver and its version.
+    pub driver: String,
+    /// Kind of hardware.
+    pub kind: AdapterKind,
+    /// Largest storage binding.
+    pub max_binding_bytes: u64,
+    /// Largest buffer.
+    pub max_buffer_bytes: u64,
+    /// Smallest and largest subgroup, where subgroup operations can be used.
+    pub subgroups: Option<(u32, u32)>,
+    /// Whether shaders can compute with f16.
+    pub f16: bool,
+}
+
+/// All adapters, best first: discrete, integrated, other, software.
+pub fn adapters() -> Vec<AdapterInfo> {
+    enumerate(&instance()).iter().map(|(_, info)| info.clone()).collect()
+}
+
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    // wgpu's default flags keep validation of indirect calls in release builds; no dispatch here is indirect.
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    wgpu::Instance::new(descriptor)
+}
+
+fn enumerate(instance: &wgpu::Instance) -> Vec<(wgpu::Adapter, AdapterInfo)> {
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let mut all: Vec<_> = adapters
+        .into_iter()
+        .map(|adapter| {
+            let info = describe(&adapter);
+            (adapter, info)
+        })
+        .collect();
+    all.sort_by_key(|(_, info)| info.kind);
+    all
+}
+
+fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
+    let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+    AdapterInfo {
+        name: info.name,
+        backend: format!("{:?}", info.backend),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        kind: match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
+            wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
+            wgpu::DeviceType::Cpu => AdapterKind::Software,
+            wgpu::DeviceType::Other | wgpu::DeviceType::VirtualGpu => AdapterKind::Other,
+        },
+        max_binding_bytes: limits.max_storage_buffer_binding_size,
+        max_buffer_bytes: limits.max_buffer_size,
+        subgroups: features
+            .contains(wgpu::Features::SUBGROUP)
+            .then_some((info.subgroup_min_size, info.subgroup_max_size)),
+        f16: features.contains(wgpu::Features::SHADER_F16),
+    }
+}
+
+/// What a device may use; less than the adapter offers when a caller restricts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Capabilities {
+    /// Smallest subgroup, where subgroup operations can be used.
+    pub subgroup: Option<u32>,
+    /// Whether shaders can compute with f16.
+    pub f16: bool,
+    /// Largest storage binding, a multiple of 256.
+    pub max_binding_bytes: u64,
+    /// Largest buffer, a multiple of 256.
+    pub max_buffer_bytes: u64,
+    /// Alignment of a binding's offset.
+    pub offset_alignment: u64,
+    /// Whether the CPU pretends to be a GPU (no coalescing to care for).
+    pub software: bool,
+}
+
+/// How to open a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceOptions {
+    /// Part of the adapter's name, any case; the best adapter without it.
+    pub name: Option<String>,
+    /// Whether subgroup operations may be used where there are any.
+    pub subgroups: bool,
+    /// Whether f16 shader arithmetic may be used where there is any.
+    pub f16: bool,
+    /// Bound on a storage binding, below the adapter's own.
+    pub max_binding_bytes: Option<u64>,
+}
+
+impl Default for DeviceOptions {
+    fn default() -> Self {
+        Self { name: None, subgroups: true, f16: true, max_binding_bytes: None }
+    }
+}
+
+/// What the callbacks of a device have collected.
+#[derive(Debug, Default)]
+struct Faults {
+    error: Mutex<Option<String>>,
+    lost: Mutex<Option<String>>,
+}
+
+/// An opened device with its queue.
+pub(crate) struct Device {
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub info: AdapterInfo,
+    pub caps: Capabilities,
+    faults: Arc<Faults>,
+}
+
+impl Device {
+    /// Opens the adapter that fits.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if none fits, [`Error::Gpu`] if the driver refuses.
+    pub(crate) fn open(options: &DeviceOptions) -> Result<Self> {
+        let all = enumerate(&instance());
+        let found = || all.iter().map(|(_, info)| format!("{} ({})", info.name, info.backend)).collect();
+        let wanted = options.name.as_ref().map(|name| name.to_lowercase());
+        let (adapter, info) = all
+            .iter()
+            .find(|(_, info)| wanted.as_ref().is_none_or(|part| info.name.to_lowercase().contains(part)))
+            .ok_or_else(|| Error::NoAdapter { wanted: options.name.clone(), found: found() })?;
+
+        let mut features = wgpu::Features::empty();
+        if options.subgroups {
+            features |= wgpu::Features::SUBGROUP;
+        }
+        if options.f16 {
+            features |= wgpu::Features::SHADER_F16;
+        }
+        let features = features & adapter.features();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("halfbyte"),
+            required_features: features,
+            required_limits: adapter.limits(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+            .map_err(|e| Error::Gpu { adapter: info.name.clone(), what: e.to_string() })?;
+
+        let limits = adapter.limits();
+        let binding = limits.max_storage_buffer_binding_size.min(options.max_binding_bytes.unwrap_or(u64::MAX));
+        let caps = Capabilities {
+            subgroup: features.contains(wgpu::Features::SUBGROUP).then(|| adapter.get_info().subgroup_min_size),
+            f16: features.contains(wgpu::Features::SHADER_F16),
+            max_binding_bytes: binding.min(limits.max_buffer_size) / 256 * 256,
+            max_buffer_bytes: limits.max_buffer_size / 256 * 256,
+            offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment).max(256),
+            software: info.kind == AdapterKind::Software,
+        };
+        let faults = Arc::new(Faults::default());
+        let collected = faults.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            lock(&collected.error).get_or_insert(error.to_string());
+        }));
+        let collected = faults.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                lock(&collected.lost).get_or_insert(format!("{reason:?}: {message}"));
+            }
+        });
+        Ok(Self { device, queue, info: info.clone(), caps, faults })
+    }
+
+    /// What went wrong since the device was opened, if anything did. A device does not recover.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] or [`Error::Gpu`].
+    pub(crate) fn check(&self) -> Result<()> {
+        if let Some(what) = lock(&self.faults.lost).clone() {
+            return Err(Error::DeviceLost { adapter: self.info.name.clone(), what });
+        }
+        match lock(&self.faults.error).clone() {
+            Some(what) => Err(self.error(what)),
+            None => Ok(()),
+        }
+    }
+
+    /// An error of this device.
+    pub(crate) fn error(&self, what: impl ToString) -> Error {
+        Error::Gpu { adapter: self.info.name.clone(), what: what.to_string() }
+    }
+
+    /// Waits until all submitted work is done.
+    ///
+    /// # Errors
+    /// If the device failed.
+    pub(crate) fn wait(&self) -> Result<()> {
+        let waited = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.check()?;
+        waited.map(|_| ()).map_err(|e| self.error(e))
+    }
+
+    /// Makes a buffer.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the device has no room for it.
+    pub(crate) fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
+        let buffer = self.device.create_buffer(&descriptor);
+        match pollster::block_on(scope.pop()) {
+            None => Ok(buffer),
+            Some(_) => Err(Error::OutOfMemory {
+                what: format!("{label} on {}", self.info.name),
+                needed_bytes: size,
+                available_bytes: 0,
+            }),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,404 @@
+//! Which kernel does a node, with which modules, constants, bindings and grid: plain data, made without a device.
+//!
+//! A node becomes one call, or one per part where its weight is split over several bindings. Whether one row runs
+//! or many decides between matvec and matmul; everything else is the same kernel with another grid.
+
+use super::device::Capabilities;
+use super::fuse::{Epilogue, Fused, Node, View};
+use super::memory::{GROUP, MatrixRef, WeightMemory};
+use super::shader::{Constant, KernelKey};
+use super::tune;
+use crate::graph::{Activation, AttentionSpec, Graph, RopeKind, Rows, WeightRef};
+
+/// How keys and values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvFormat {
+    /// Two bytes a number.
+    #[default]
+    F16,
+    /// Four bytes a number.
+    F32,
+}
+
+impl KvFormat {
+    /// Bytes of a number.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            KvFormat::F16 => 2,
+            KvFormat::F32 => 4,
+        }
+    }
+
+    fn module(self, caps: &Capabilities) -> &'static str {
+        match self {
+            KvFormat::F16 if caps.f16 => "f16",
+            KvFormat::F16 => "f16_packed",
+            KvFormat::F32 => "f32",
+        }
+    }
+}
+
+/// Whether a list of calls runs one row or any number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    One,
+    Many,
+}
+
+/// What fills a binding of group 0.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Bind {
+    Tensor(usize),
+    /// f32 weights, one after another.
+    Vector(Vec<WeightRef>),
+    Keys(usize),
+    Values(usize),
+    Step,
+    Rows,
+    Outputs,
+    Tables,
+    Angles(usize),
+    /// Result of argmax.
+    Best,
+}
+
+/// Workgroups of a call, once the number of rows is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Grid {
+    /// This many in all; over two dimensions where one is too short.
+    Linear(u32),
+    /// x for every `rows_each` rows.
+    PerRows { x: u32, rows_each: u32 },
+}
+
+impl Grid {
+    /// Workgroups in x and y for `n` rows.
+    pub(crate) fn size(self, n: u32) -> [u32; 2] {
+        const MOST: u32 = 65535;
+        match self {
+            Grid::Linear(total) => [total.min(MOST), total.div_ceil(MOST)],
+            Grid::PerRows { x, rows_each } => [x, n.div_ceil(rows_each)],
+        }
+    }
+}
+
+/// A dispatch.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Call {
+    pub key: KernelKey,
+    /// Binding number in group 0, and what goes there.
+    pub binds: Vec<(u32, Bind)>,
+    /// The matrix in group 1, and which part of it.
+    pub matrix: Option<(MatrixRef, usize)>,
+    pub grid: Grid,
+}
+
+/// Makes calls.
+pub(crate) struct Lower<'a> {
+    pub graph: &'a Graph,
+    pub fused: &'a Fused,
+    pub caps: &'a Capabilities,
+    pub weights: &'a WeightMemory,
+    pub kv: KvFormat,
+}
+
+type Constants = Vec<(&'static str, Constant)>;
+type Modules = Vec<(&'static str, &'static str)>;
+
+impl Lower<'_> {
+    /// All calls for the nodes whose results have rows of kind `rows`.
+    pub(crate) fn section(&self, rows: Rows, mode: Mode) -> Vec<Call> {
+        let mut calls = Vec::new();
+        for node in &self.fused.nodes {
+            let of = node.tensors().1.map_or(Rows::Step, |y| self.fused.tensors[y].rows);
+            if of == rows {
+                self.node(node, mode, &mut calls);
+            }
+        }
+        calls
+    }
+
+    /// The call that finds the best token of each output row.
+    pub(crate) fn argmax(&self) -> Call {
+        let width = self.graph.n_vocab;
+        Call {
+            key: KernelKey {
+                kernel: "argmax",
+                modules: vec![],
+                constants: vec![("D", width.into()), ("WG", tune::reduction(self.caps, width).into())],
+            },
+            binds: vec![(0, Bind::Tensor(self.fused.logits)), (1, Bind::Best)],
+            matrix: None,
+            grid: Grid::PerRows { x: 1, rows_each: 1 },
+        }
+    }
+
+    fn width(&self, tensor: usize) -> usize {
+        self.fused.tensors[tensor].width
+    }
+
+    fn node(&self, node: &Node, mode: Mode, calls: &mut Vec<Call>) {
+        match node {
+            Node::Embed { table, scale, y } => self.embed(table, *scale, *y, calls),
+            Node::MatMul { x, matrix, bias, epilogue, y } => {
+                self.matmul(*x, matrix, bias, *epilogue, *y, mode, calls);
+            }
+            Node::RmsNorm { x, weight, eps, runs, residual, y } => {
+                calls.push(self.rms_norm(*x, weight, *eps, *runs, *residual, *y));
+            }
+            Node::RopeKv { q, k, v, norms, rope, spec, y } => {
+                calls.push(self.rope_kv([*q, *k, *v], norms.as_ref(), *rope, spec, *y));
+            }
+            Node::Rope { x, head_dim, rope, y } => calls.push(self.rope(*x, *head_dim, *rope, *y)),
+            Node::StoreKv { layer, k, v } => calls.push(self.store_kv(*layer, *k, *v)),
+            Node::Attention { q, spec, y } => calls.push(self.attention(*q, spec, *y)),
+            Node::Gated { gate, up, act, y } => {
+                let modules = vec![("act", activation(*act))];
+                calls.push(self.elementwise("gated", modules, vec![], &[*gate, *up], None, *y));
+            }
+            Node::Add { a, b, y } => calls.push(self.elementwise("add", vec![], vec![], &[*a, *b], None, *y)),
+            Node::OutputRows { x, y } => {
+                calls.push(self.elementwise("output_rows", vec![], vec![], &[*x], Some(Bind::Outputs), *y));
+            }
+            Node::Softcap { x, cap, y } => {
+                calls.push(self.elementwise("softcap", vec![], vec![("CAP", (*cap).into())], &[*x], None, *y));
+            }
+        }
+    }
+
+    /// A kernel with one invocation per element of its result: inputs, then `extra`, then the result.
+    fn elementwise(
+        &self,
+        kernel: &'static str,
+        modules: Modules,
+        mut constants: Constants,
+        inputs: &[usize],
+        extra: Option<Bind>,
+        y: usize,
+    ) -> Call {
+        let width = self.width(y);
+        constants.extend([("D", width.into()), ("WG", tune::ELEMENTWISE.into())]);
+        let binds = inputs.iter().map(|&t| Bind::Tensor(t)).chain(extra).chain([Bind::Tensor(y)]);
+        Call {
+            key: KernelKey { kernel, modules, constants },
+            binds: (0..).zip(binds).collect(),
+            matrix: None,
+            grid: Grid::PerRows { x: width.div_ceil(tune::ELEMENTWISE) as u32, rows_each: 1 },
+        }
+    }
+
+    fn embed(&self, table: &MatrixRef, scale: f32, y: usize, calls: &mut Vec<Call>) {
+        let row_len = table.row_len();
+        let matrix = self.weights.matrix(table);
+        for (part, piece) in matrix.parts.iter().enumerate() {
+            let constants = vec![
+                ("K", row_len.into()),
+                ("SCALE", scale.into()),
+                ("ROW0", piece.rows.start.into()),
+                ("ROWS", piece.rows.len().into()),
+                ("WG", tune::ELEMENTWISE.into()),
+            ];
+            calls.push(Call {
+                key: KernelKey { kernel: "embed", modules: vec![("quant", matrix.format.name)], constants },
+                binds: vec![(0, Bind::Rows), (1, Bind::Tensor(y))],
+                matrix: Some((table.clone(), part)),
+                grid: Grid::PerRows { x: (row_len / GROUP).div_ceil(tune::ELEMENTWISE) as u32, rows_each: 1 },
+            });
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one node")]
+    fn matmul(
+        &self,
+        x: usize,
+        matrix_ref: &MatrixRef,
+        bias: &[WeightRef],
+        epilogue: Epilogue,
+        y: usize,
+        mode: Mode,
+        calls: &mut Vec<Call>,
+    ) {
+        let row_len = matrix_ref.row_len();
+        let matrix = self.weights.matrix(matrix_ref);
+        let (wg, lanes) = match mode {
+            Mode::One => {
+                let (lanes, wg) = tune::matvec(self.caps, row_len / GROUP);
+                (wg, lanes)
+            }
+            Mode::Many => (tune::MATMUL, 1),
+        };
+        for (part, piece) in matrix.parts.iter().enumerate() {
+            let m = piece.rows.len();
+            let constants = vec![
+                ("M", m.into()),
+                ("K", row_len.into()),
+                ("WG", wg.into()),
+                ("LANES", lanes.into()),
+                ("SECTION", usize::from(self.fused.tensors[y].rows == Rows::Output).into()),
+                ("Y_STRIDE", self.width(y).into()),
+                ("Y_OFFSET", piece.rows.start.into()),
+            ];
+            let mut modules = vec![
+                ("quant", matrix.format.name),
+                ("bias", if bias.is_empty() { "none" } else { "vector" }),
+            ];
+            let mut binds = vec![(0, Bind::Tensor(x)), (1, Bind::Tensor(y))];
+            match epilogue {
+                Epilogue::Store => modules.push(("epilogue", "store")),
+                Epilogue::Add(r) => {
+                    binds.push((2, Bind::Tensor(r)));
+                    modules.push(("epilogue", "add"));
+                }
+                Epilogue::Gated(act) => modules.extend([("act", activation(act)), ("epilogue", "gated")]),
+            }
+            if !bias.is_empty() {
+                binds.push((3, Bind::Vector(bias.to_vec())));
+            }
+            let (kernel, grid) = match mode {
+                Mode::One => {
+                    modules.push(("lanes", if self.caps.subgroup.is_some() { "subgroup" } else { "workgroup" }));
+                    ("matvec", Grid::Linear(m.div_ceil(4 * wg / lanes) as u32))
+                }
+                Mode::Many => {
+                    binds.push((4, Bind::Step));
+                    ("matmul", Grid::PerRows { x: m.div_ceil(4 * wg) as u32, rows_each: 4 })
+                }
+            };
+            let key = KernelKey { kernel, modules, constants };
+            calls.push(Call { key, binds, matrix: Some((matrix_ref.clone(), part)), grid });
+        }
+    }
+
+    /// The constants and the module of the reductions over a workgroup.
+    fn reduce(&self, modules: &mut Modules, constants: &mut Constants) {
+        match self.caps.subgroup {
+            Some(size) => {
+                modules.push(("reduce", "subgroup"));
+                constants.push(("SUBGROUP", size.into()));
+            }
+            None => modules.push(("reduce", "workgroup")),
+        }
+    }
+
+    fn rms_norm(&self, x: usize, weight: &WeightRef, eps: f32, runs: usize, residual: Option<usize>, y: usize) -> Call {
+        let width = weight.shape[1];
+        let wg = tune::reduction(self.caps, width);
+        let mut modules = vec![("residual", if residual.is_some() { "add" } else { "none" })];
+        let mut constants = vec![("D", width.into()), ("EPS", eps.into()), ("WG", wg.into())];
+        self.reduce(&mut modules, &mut constants);
+        let vector = Bind::Vector(vec![weight.clone()]);
+        let mut binds = vec![(0, Bind::Tensor(x)), (1, vector), (2, Bind::Tensor(y))];
+        binds.extend(residual.map(|r| (3, Bind::Tensor(r))));
+        let key = KernelKey { kernel: "rms_norm", modules, constants };
+        Call { key, binds, matrix: None, grid: Grid::PerRows { x: runs as u32, rows_each: 1 } }
+    }
+
+    fn rope_constants(&self, rope: usize) -> [(&'static str, Constant); 2] {
+        let rope = &self.graph.ropes[rope];
+        let neox = usize::from(rope.kind == RopeKind::Neox);
+        [("N_ROT", (2 * rope.inv_freq.len()).into()), ("NEOX", neox.into())]
+    }
+
+    fn rope(&self, x: usize, head_dim: usize, rope: usize, y: usize) -> Call {
+        let mut constants = vec![("HEAD_DIM", head_dim.into()), ("WG", tune::ELEMENTWISE.into())];
+        constants.extend(self.rope_constants(rope));
+        let heads = (self.width(x) / head_dim) as u32;
+        Call {
+            key: KernelKey { kernel: "rope", modules: vec![], constants },
+            binds: vec![(0, Bind::Tensor(x)), (1, Bind::Angles(rope)), (2, Bind::Tensor(y))],
+            matrix: None,
+            grid: Grid::PerRows { x: heads, rows_each: 1 },
+        }
+    }
+
+    fn store_kv(&self, layer: usize, k: usize, v: usize) -> Call {
+        let shape = self.graph.kv[layer];
+        let constants = vec![
+            ("N_HEAD_KV", shape.n_head_kv.into()),
+            ("HEAD_DIM", shape.head_dim.into()),
+            ("WG", tune::ELEMENTWISE.into()),
+        ];
+        let binds = [Bind::Tensor(k), Bind::Tensor(v), Bind::Rows, Bind::Keys(layer), Bind::Values(layer)];
+        Call {
+            key: KernelKey { kernel: "store_kv", modules: vec![("kv", self.kv.module(self.caps))], constants },
+            binds: (0..).zip(binds).collect(),
+            matrix: None,
+            grid: Grid::PerRows { x: shape.n_head_kv as u32, rows_each: 1 },
+        }
+    }
+
+    fn rope_kv(
+        &self,
+        [q, k, v]: [View; 3],
+        norms: Option<&([WeightRef; 2], f32)>,
+        rope: usize,
+        spec: &AttentionSpec,
+        y: usize,
+    ) -> Call {
+        let wg = tune::reduction(self.caps, spec.head_dim);
+        let mut constants = vec![
+            ("N_HEAD", spec.n_head.into()),
+            ("N_HEAD_KV", spec.n_head_kv.into()),
+            ("HEAD_DIM", spec.head_dim.into()),
+            ("Q_STRIDE", self.width(q.tensor).into()),
+            ("Q_OFFSET", q.offset.into()),
+            ("K_STRIDE", self.width(k.tensor).into()),
+            ("K_OFFSET", k.offset.into()),
+            ("V_STRIDE", self.width(v.tensor).into()),
+            ("V_OFFSET", v.offset.into()),
+            ("WG", wg.into()),
+        ];
+        constants.extend(self.rope_constants(rope));
+        let mut modules = vec![("kv", self.kv.module(self.caps))];
+        let heads = [q, k, v].map(|view| Bind::Tensor(view.tensor));
+        let layer = spec.layer;
+        let rest = [Bind::Rows, Bind::Angles(rope), Bind::Tensor(y), Bind::Keys(layer), Bind::Values(layer)];
+        let mut binds: Vec<_> = (0..).zip(heads.into_iter().chain(rest)).collect();
+        match norms {
+            None => modules.push(("head_norm", "none")),
+            Some((weights, eps)) => {
+                modules.push(("head_norm", "rms"));
+                constants.push(("EPS", (*eps).into()));
+                self.reduce(&mut modules, &mut constants);
+                binds.push((8, Bind::Vector(weights.to_vec())));
+            }
+        }
+        Call {
+            key: KernelKey { kernel: "rope_kv", modules, constants },
+            binds,
+            matrix: None,
+            grid: Grid::PerRows { x: (spec.n_head + spec.n_head_kv) as u32, rows_each: 1 },
+        }
+    }
+
+    fn attention(&self, q: usize, spec: &AttentionSpec, y: usize) -> Call {
+        let wg = tune::attention(self.caps, spec.head_dim);
+        let mut constants = vec![
+            ("N_HEAD", spec.n_head.into()),
+            ("N_HEAD_KV", spec.n_head_kv.into()),
+            ("HEAD_DIM", spec.head_dim.into()),
+            ("SCALE", spec.scale.into()),
+            ("WINDOW", spec.window.unwrap_or(0).into()),
+            ("SOFTCAP", spec.softcap.unwrap_or(0.0).into()),
+            ("WG", wg.into()),
+        ];
+        let mut modules = vec![("kv", self.kv.module(self.caps))];
+        self.reduce(&mut modules, &mut constants);
+        let layer = spec.layer;
+        let binds =
+            [Bind::Tensor(q), Bind::Rows, Bind::Tables, Bind::Keys(layer), Bind::Values(layer), Bind::Tensor(y)];
+        Call {
+            key: KernelKey { kernel: "attention", modules, constants },
+            binds: (0..).zip(binds).collect(),
+            matrix: None,
+            grid: Grid::PerRows { x: spec.n_head as u32, rows_each: 1 },
+        }
+    }
+}
+
+fn activation(act: Activation) -> &'static str {
+    match act {
+        Activation::Silu => "silu",
+        Activation::Gelu => "gelu",
+    }
+}

@@ -1,0 +1,479 @@
+//! A graph compiled for a GPU: buffers, pipelines and bind groups made once, calls replayed each step.
+//!
+//! There are four lists of calls: body and head (what runs over the step's rows, and over the output rows), each for one
+//! row and for many. A step writes its inputs, encodes one pass of two of these lists, submits once and reads back.
+
+use super::device::Device;
+use super::fuse::{self, Fused};
+use super::kernels::{Bind, Call, Grid, KvFormat, Lower, Mode};
+use super::memory::{MatrixRef, WeightMemory};
+use super::pipeline::Pipelines;
+use super::{Options, fuse::Node};
+use crate::backend::{Info, Limits, Memory, Output, PAGE_LEN, Program, Progress, Step, Want, Weights, check_step};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Rows, WeightRef};
+
+const STORAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE;
+
+/// A compiled graph on a GPU.
+pub struct GpuProgram {
+    device: Device,
+    graph: Graph,
+    limits: Limits,
+    memory: Memory,
+    fused: Fused,
+    keep_tensors: bool,
+    inputs: Inputs,
+    /// Slot of each tensor.
+    slots: Vec<usize>,
+    values: Vec<wgpu::Buffer>,
+    best: wgpu::Buffer,
+    readback: wgpu::Buffer,
+    body: [Vec<Recorded>; 2],
+    head: [Vec<Recorded>; 2],
+    argmax: Vec<Recorded>,
+    last: Counters,
+    /// Rows and output rows of the last step.
+    last_rows: [usize; 2],
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counters {
+    dispatches: u64,
+    submits: u64,
+    passes: u64,
+    /// Buffers, bind groups and pipelines made.
+    created: u64,
+}
+
+/// A call with everything that it needs.
+struct Recorded {
+    pipeline: wgpu::ComputePipeline,
+    groups: [Option<wgpu::BindGroup>; 2],
+    grid: Grid,
+}
+
+/// Compiles `graph` for the adapter that `options` names.
+///
+/// The limits of the result may be lower than asked for, where a binding of the device is too small for more rows.
+///
+/// # Errors
+/// If there is no such adapter, a tensor is missing, or the device has no room.
+pub fn compile(
+    graph: &Graph,
+    weights: &dyn Weights,
+    limits: Limits,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<GpuProgram> {
+    let device = Device::open(&options.device)?;
+    let same_format = |a: &WeightRef, b: &WeightRef| match (weights.weight(&a.name), weights.weight(&b.name)) {
+        (Some(a), Some(b)) => a.format == b.format,
+        _ => false,
+    };
+    let max_bindings = device.device.limits().max_storage_buffers_per_shader_stage as usize;
+    let fused = if options.fuse { fuse::fuse(graph, &same_format, max_bindings) } else { fuse::plain(graph) };
+    let limits = fit_limits(&device, graph, &fused, limits)?;
+    let (matrices, vectors) = used_weights(&fused);
+    let weights = WeightMemory::load(&device, weights, &matrices, &vectors, progress)?;
+    Builder { device, graph, limits, fused, weights, options }.build()
+}
+
+/// The limits, lowered to what fits one binding of the device.
+fn fit_limits(device: &Device, graph: &Graph, fused: &Fused, limits: Limits) -> Result<Limits> {
+    let binding = device.caps.max_binding_bytes as usize;
+    let fit = |what: &str, unit: usize, asked: usize, least: usize| {
+        let most = binding / unit.max(1);
+        if most >= least { Ok(asked.min(most)) } else { Err(out_of_binding(device, what, unit * least)) }
+    };
+    let widest = |rows| fused.tensors.iter().filter(|t| t.rows == rows).map(|t| 4 * t.width).max().unwrap_or(4);
+    let max_rows = fit("a row of intermediate results", widest(Rows::Step), limits.max_rows, 1)?;
+    let max_outputs = fit("a row of logits", widest(Rows::Output), limits.max_outputs, 1)?;
+    for shape in &graph.kv {
+        // Keys and values of a layer are a binding each, in f32 at most.
+        let page = 4 * PAGE_LEN * shape.n_head_kv * shape.head_dim;
+        fit("the KV cache of a layer", page, limits.n_pages, limits.n_pages)?;
+    }
+    // More rows than this would make a submission long enough for a watchdog.
+    Ok(Limits { max_rows: max_rows.min(65_535), max_outputs, ..limits })
+}
+
+fn out_of_binding(device: &Device, what: &str, needed: usize) -> Error {
+    Error::OutOfMemory {
+        what: format!("{what} in one binding of {}", device.info.name),
+        needed_bytes: needed as u64,
+        available_bytes: device.caps.max_binding_bytes,
+    }
+}
+
+fn used_weights(fused: &Fused) -> (Vec<MatrixRef>, Vec<Vec<WeightRef>>) {
+    let (mut matrices, mut vectors) = (Vec::new(), Vec::new());
+    for node in &fused.nodes {
+        match node {
+            Node::Embed { table, .. } => matrices.push(table.clone()),
+            Node::MatMul { matrix, bias, .. } => {
+                matrices.push(matrix.clone());
+                vectors.extend((!bias.is_empty()).then(|| bias.clone()));
+            }
+            Node::RmsNorm { weight, .. } => vectors.push(vec![weight.clone()]),
+            Node::RopeKv { norms: Some((weights, _)), .. } => vectors.push(weights.to_vec()),
+            _ => {}
+        }
+    }
+    (matrices, vectors)
+}
+
+/// Tensor → slot, and the width of each slot. A slot is free again after the last node that reads its tensor.
+fn assign_slots(fused: &Fused, keep: bool) -> (Vec<usize>, Vec<(Rows, usize)>) {
+    let mut last = vec![0; fused.tensors.len()];
+    for (i, node) in fused.nodes.iter().enumerate() {
+        let (reads, writes) = node.tensors();
+        for tensor in reads.into_iter().chain(writes) {
+            last[tensor] = i;
+        }
+    }
+    last[fused.logits] = usize::MAX;
+    let mut slots: Vec<(Rows, usize)> = Vec::new();
+    let mut of = vec![usize::MAX; fused.tensors.len()];
+    let mut free_after: Vec<usize> = Vec::new();
+    for (i, node) in fused.nodes.iter().enumerate() {
+        let Some(y) = node.tensors().1 else { continue };
+        let kind = (fused.tensors[y].rows, fused.tensors[y].width);
+        // A tensor that node i reads for the last time is still bound while i writes.
+        let reuse = (0..slots.len()).find(|&s| !keep && slots[s] == kind && free_after[s] < i);
+        let slot = reuse.unwrap_or_else(|| {
+            slots.push(kind);
+            free_after.push(0);
+            slots.len() - 1
+        });
+        free_after[slot] = last[y];
+        of[y] = slot;
+    }
+    (of, slots)
+}
+
+struct Builder<'a> {
+    device: Device,
+    graph: &'a Graph,
+    limits: Limits,
+    fused: Fused,
+    weights: WeightMemory,
+    options: &'a Options,
+}
+
+/// What bind groups are made of.
+struct Buffers {
+    inputs: Inputs,
+    slots: Vec<usize>,
+    values: Vec<wgpu::Buffer>,
+    keys: Vec<wgpu::Buffer>,
+    kv_values: Vec<wgpu::Buffer>,
+    best: wgpu::Buffer,
+}
+
+impl Builder<'_> {
+    fn build(self) -> Result<GpuProgram> {
+        let kv = self.options.kv;
+        let lower =
+            Lower { graph: self.graph, fused: &self.fused, caps: &self.device.caps, weights: &self.weights, kv };
+        let modes = [Mode::One, Mode::Many];
+        let body = modes.map(|mode| lower.section(Rows::Step, mode));
+        let head = modes.map(|mode| lower.section(Rows::Output, mode));
+        let argmax = vec![lower.argmax()];
+        let lists = body.iter().chain(&head).chain([&argmax]);
+        let keys = lists.flatten().map(|call| call.key.clone());
+        let pipelines = Pipelines::compile(&self.device, self.options.checked, keys)?;
+
+        let (buffers, mut memory) = self.buffers(kv)?;
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let readback_bytes = 4 * (self.limits.max_outputs * self.graph.n_vocab) as u64;
+        let readback = self.device.buffer("readback", readback_bytes.max(16), usage)?;
+        memory.scratch_bytes += readback.size();
+        memory.weights_bytes = self.weights.bytes;
+
+        let record = |calls: &[Call]| -> Vec<Recorded> {
+            calls.iter().map(|call| self.record(call, &pipelines, &buffers)).collect()
+        };
+        let program = GpuProgram {
+            body: [record(&body[0]), record(&body[1])],
+            head: [record(&head[0]), record(&head[1])],
+            argmax: record(&argmax),
+            graph: self.graph.clone(),
+            limits: self.limits,
+            memory,
+            keep_tensors: self.options.keep_tensors,
+            inputs: buffers.inputs,
+            slots: buffers.slots,
+            values: buffers.values,
+            best: buffers.best,
+            readback,
+            last: Counters::default(),
+            last_rows: [0, 0],
+            fused: self.fused,
+            device: self.device,
+        };
+        program.device.check()?;
+        Ok(program)
+    }
+
+    fn buffers(&self, kv: KvFormat) -> Result<(Buffers, Memory)> {
+        let mut memory = Memory::default();
+        let make = |label: &str, bytes: usize, usage: wgpu::BufferUsages, total: &mut u64| {
+            let size = (bytes as u64).next_multiple_of(16).max(16);
+            *total += size;
+            self.device.buffer(label, size, usage)
+        };
+        let (slots, kinds) = assign_slots(&self.fused, self.options.keep_tensors);
+        let mut values = Vec::new();
+        for (rows, width) in kinds {
+            let n = if rows == Rows::Step { self.limits.max_rows } else { self.limits.max_outputs };
+            let usage = STORAGE | wgpu::BufferUsages::COPY_SRC;
+            values.push(make("values", 4 * n * width, usage, &mut memory.scratch_bytes)?);
+        }
+        let (mut keys, mut kv_values) = (Vec::new(), Vec::new());
+        for shape in &self.graph.kv {
+            let bytes = kv.bytes() * self.limits.n_pages * PAGE_LEN * shape.n_head_kv * shape.head_dim;
+            keys.push(make("keys", bytes, STORAGE, &mut memory.kv_bytes)?);
+            kv_values.push(make("values", bytes, STORAGE, &mut memory.kv_bytes)?);
+        }
+        let usage = STORAGE | wgpu::BufferUsages::COPY_SRC;
+        let best = make("best", 4 * self.limits.max_outputs, usage, &mut memory.scratch_bytes)?;
+        let inputs = Inputs::new(&self.device, self.graph, &self.limits)?;
+        memory.scratch_bytes += inputs.buffer.size();
+        Ok((Buffers { inputs, slots, values, keys, kv_values, best }, memory))
+    }
+
+    fn record(&self, call: &Call, pipelines: &Pipelines, buffers: &Buffers) -> Recorded {
+        let pipeline = pipelines.get(&call.key).clone();
+        let entries: Vec<_> = call
+            .binds
+            .iter()
+            .map(|(binding, bind)| wgpu::BindGroupEntry { binding: *binding, resource: self.resource(bind, buffers) })
+            .collect();
+        let group = |index: u32, entries: &[wgpu::BindGroupEntry<'_>]| {
+            self.device.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(call.key.kernel),
+                layout: &pipeline.get_bind_group_layout(index),
+                entries,
+            })
+        };
+        let weights = call.matrix.as_ref().map(|(matrix, part)| {
+            let planes = self.weights.planes(&self.weights.matrix(matrix).parts[*part]);
+            let entries: Vec<_> =
+                (0..).zip(planes).map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource }).collect();
+            group(1, &entries)
+        });
+        let groups = [Some(group(0, &entries)), weights];
+        Recorded { groups, grid: call.grid, pipeline }
+    }
+
+    fn resource<'b>(&'b self, bind: &Bind, buffers: &'b Buffers) -> wgpu::BindingResource<'b> {
+        match bind {
+            Bind::Tensor(tensor) => buffers.values[buffers.slots[*tensor]].as_entire_binding(),
+            Bind::Vector(names) => self.weights.vector(names),
+            Bind::Keys(layer) => buffers.keys[*layer].as_entire_binding(),
+            Bind::Values(layer) => buffers.kv_values[*layer].as_entire_binding(),
+            Bind::Step => buffers.inputs.binding(buffers.inputs.step),
+            Bind::Rows => buffers.inputs.binding(buffers.inputs.rows),
+            Bind::Outputs => buffers.inputs.binding(buffers.inputs.outputs),
+            Bind::Tables => buffers.inputs.binding(buffers.inputs.tables),
+            Bind::Angles(rope) => buffers.inputs.binding(buffers.inputs.angles[*rope]),
+            Bind::Best => buffers.best.as_entire_binding(),
+        }
+    }
+}
+
+/// The buffer that a step writes: counts, output rows, rows, page tables, RoPE angles.
+struct Inputs {
+    buffer: wgpu::Buffer,
+    step: (u64, u64),
+    outputs: (u64, u64),
+    rows: (u64, u64),
+    tables: (u64, u64),
+    angles: Vec<(u64, u64)>,
+    pages_per_seq: usize,
+    bytes: Vec<u8>,
+}
+
+impl Inputs {
+    fn new(device: &Device, graph: &Graph, limits: &Limits) -> Result<Self> {
+        let mut end = 0;
+        let mut take = |bytes: usize| {
+            let region = (end, (bytes as u64).next_multiple_of(16).max(16));
+            end = (region.0 + region.1).next_multiple_of(device.caps.offset_alignment);
+            region
+        };
+        let pages_per_seq = limits.n_ctx.div_ceil(PAGE_LEN);
+        let step = take(16);
+        let outputs = take(4 * limits.max_outputs);
+        let rows = take(16 * limits.max_rows);
+        let tables = take(4 * limits.max_seqs * pages_per_seq);
+        let angles = graph.ropes.iter().map(|rope| take(8 * limits.max_rows * rope.inv_freq.len())).collect();
+        let usage = STORAGE | wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let buffer = device.buffer("inputs", end, usage)?;
+        Ok(Self { buffer, step, outputs, rows, tables, angles, pages_per_seq, bytes: Vec::new() })
+    }
+
+    fn binding(&self, (offset, size): (u64, u64)) -> wgpu::BindingResource<'_> {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: &self.buffer,
+            offset,
+            size: wgpu::BufferSize::new(size),
+        })
+    }
+
+    /// Writes everything that the kernels read about the step.
+    fn write(&mut self, queue: &wgpu::Queue, graph: &Graph, step: &Step<'_>) {
+        // Counts, output rows and rows lie behind one another: one write for all three.
+        self.bytes.clear();
+        self.bytes.extend_from_slice(bytemuck::bytes_of(&[step.rows.len() as u32, step.outputs.len() as u32, 0, 0]));
+        self.bytes.resize(self.outputs.0 as usize, 0);
+        self.bytes.extend_from_slice(bytemuck::cast_slice(step.outputs));
+        self.bytes.resize(self.rows.0 as usize, 0);
+        for row in step.rows {
+            let (page, within) = (row.pos as usize / PAGE_LEN, row.pos as usize % PAGE_LEN);
+            let slot = step.pages[row.seq as usize][page] as usize * PAGE_LEN + within;
+            let table = row.seq as usize * self.pages_per_seq;
+            self.bytes.extend_from_slice(bytemuck::bytes_of(&[row.token, row.pos, slot as u32, table as u32]));
+        }
+        queue.write_buffer(&self.buffer, 0, &self.bytes);
+
+        self.bytes.clear();
+        for (seq, pages) in step.pages.iter().enumerate() {
+            self.bytes.resize(4 * seq * self.pages_per_seq, 0);
+            self.bytes.extend_from_slice(bytemuck::cast_slice(pages));
+        }
+        queue.write_buffer(&self.buffer, self.tables.0, &self.bytes);
+
+        for (rope, region) in graph.ropes.iter().zip(&self.angles) {
+            self.bytes.clear();
+            for row in step.rows {
+                for &freq in &rope.inv_freq {
+                    let (sin, cos) = (f64::from(row.pos) * freq).sin_cos();
+                    let turn = [cos as f32 * rope.scale, sin as f32 * rope.scale];
+                    self.bytes.extend_from_slice(bytemuck::bytes_of(&turn));
+                }
+            }
+            queue.write_buffer(&self.buffer, region.0, &self.bytes);
+        }
+    }
+}
+
+impl GpuProgram {
+    /// Encodes the calls for `n` rows.
+    fn replay(pass: &mut wgpu::ComputePass<'_>, calls: &[Recorded], n: usize, counters: &mut Counters) {
+        for call in calls {
+            pass.set_pipeline(&call.pipeline);
+            for (index, group) in (0..).zip(&call.groups) {
+                if let Some(group) = group {
+                    pass.set_bind_group(index, group, &[]);
+                }
+            }
+            let [x, y] = call.grid.size(n as u32);
+            pass.dispatch_workgroups(x, y, 1);
+            counters.dispatches += 1;
+        }
+    }
+
+    /// Maps the first `bytes` of the readback buffer and hands them to `read`.
+    fn read_back<T>(&self, bytes: u64, read: impl FnOnce(&[u8]) -> T) -> Result<T> {
+        let slice = self.readback.slice(..bytes);
+        slice.map_async(wgpu::MapMode::Read, |_| ());
+        self.device.wait()?;
+        let view = slice.get_mapped_range().map_err(|e| self.device.error(e))?;
+        let result = read(&view);
+        drop(view);
+        self.readback.unmap();
+        Ok(result)
+    }
+
+    /// Calls of one decode step, as `(kernel, modules)` labels: what a profile would show.
+    pub fn dispatches(&self) -> usize {
+        self.body[0].len() + self.head[0].len() + self.argmax.len()
+    }
+}
+
+impl Program for GpuProgram {
+    fn run(&mut self, step: &Step<'_>) -> Result<Output> {
+        self.device.check()?;
+        check_step(step, &self.graph, &self.limits);
+        self.inputs.write(&self.device.queue, &self.graph, step);
+        let (n_rows, n_outputs) = (step.rows.len(), step.outputs.len());
+        let wants_output = step.want != Want::Nothing && n_outputs > 0;
+        let mut counters = Counters { passes: 1, submits: 1, ..Counters::default() };
+
+        let mut encoder = self.device.device.create_command_encoder(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        Self::replay(&mut pass, &self.body[usize::from(n_rows > 1)], n_rows, &mut counters);
+        if wants_output {
+            Self::replay(&mut pass, &self.head[usize::from(n_outputs > 1)], n_outputs, &mut counters);
+            if step.want == Want::Argmax {
+                Self::replay(&mut pass, &self.argmax, n_outputs, &mut counters);
+            }
+        }
+        drop(pass);
+        let logits = &self.values[self.slots[self.fused.logits]];
+        let bytes = match step.want {
+            Want::Logits => 4 * (n_outputs * self.graph.n_vocab) as u64,
+            Want::Argmax => 4 * n_outputs as u64,
+            Want::Nothing => 0,
+        };
+        if bytes > 0 {
+            let source = if step.want == Want::Argmax { &self.best } else { logits };
+            encoder.copy_buffer_to_buffer(source, 0, &self.readback, 0, bytes);
+        }
+        self.device.queue.submit([encoder.finish()]);
+        self.last = counters;
+        self.last_rows = [n_rows, n_outputs];
+        match step.want {
+            Want::Nothing => self.device.wait().map(|()| Output::Nothing),
+            _ if bytes == 0 => self.device.wait().map(|()| match step.want {
+                Want::Logits => Output::Logits(vec![]),
+                _ => Output::Argmax(vec![]),
+            }),
+            Want::Argmax => self.read_back(bytes, |b| Output::Argmax(bytemuck::pod_collect_to_vec(b))),
+            Want::Logits => self.read_back(bytes, |b| Output::Logits(bytemuck::pod_collect_to_vec(b))),
+        }
+    }
+
+    fn tensor(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
+        let Some(value) = self.graph.find(name) else { return Ok(None) };
+        let tensor = self.fused.tensors.iter().position(|t| t.value == Some(value));
+        let Some(tensor) = tensor.filter(|_| self.keep_tensors) else { return Ok(None) };
+        let kind = &self.fused.tensors[tensor];
+        let n = self.last_rows[usize::from(kind.rows == Rows::Output)];
+        let bytes = 4 * (n * kind.width) as u64;
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let buffer = self.device.buffer("tensor", bytes.max(16), usage)?;
+        let mut encoder = self.device.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&self.values[self.slots[tensor]], 0, &buffer, 0, bytes);
+        self.device.queue.submit([encoder.finish()]);
+        buffer.map_async(wgpu::MapMode::Read, .., |_| ());
+        self.device.wait()?;
+        let view = buffer.get_mapped_range(..bytes).map_err(|e| self.device.error(e))?;
+        Ok(Some(bytemuck::pod_collect_to_vec(&view)))
+    }
+
+    fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn info(&self) -> Info {
+        let Counters { dispatches, submits, passes, created } = self.last;
+        Info {
+            device: format!("{} ({})", self.device.info.name, self.device.info.backend),
+            memory: self.memory,
+            counters: vec![
+                ("dispatches", dispatches),
+                ("submits", submits),
+                ("passes", passes),
+                ("created", created),
+            ],
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Workgroup sizes and lane counts, with their evidence: the only place where a number was chosen by measuring.
+//!
+//! A software adapter has no coalescing to care for and pays for barriers, so there an invocation works alone; on
+//! hardware neighbouring lanes read neighbouring memory.
+
+use super::device::Capabilities;
+
+/// Invocations that share four rows of a matvec, and invocations in its workgroup; `n_groups` is K / 32.
+pub(crate) fn matvec(caps: &Capabilities, n_groups: usize) -> (usize, usize) {
+    if caps.software {
+        // Lane by lane (Mesa 26.2's lavapipe, Q4_1, K 576): 1 lane 2.5, 2 lanes 1.8, 8 lanes 1.1 G weights/s.
+        return (1, 32);
+    }
+    // Two groups a lane at least; a team lies within one subgroup where there are any.
+    let widest = caps.subgroup.map_or(32, |size| size as usize).min(32);
+    let lanes = (n_groups / 2).max(1).next_power_of_two();
+    (lanes.min(widest), 64)
+}
+
+/// Invocations of a kernel that reduces over a row of `width` numbers.
+pub(crate) fn reduction(caps: &Capabilities, width: usize) -> usize {
+    let most = if caps.software { 32 } else { 256 };
+    (width / 4).next_power_of_two().clamp(32, most).max(subgroup(caps))
+}
+
+/// Invocations of an attention workgroup, which are positions and groups of four elements by turns.
+pub(crate) fn attention(caps: &Capabilities, head_dim: usize) -> usize {
+    let least = if caps.software { 32 } else { 64 };
+    (head_dim / 4).next_power_of_two().max(least).max(subgroup(caps))
+}
+
+/// Invocations of a kernel whose invocations have nothing to do with one another.
+pub(crate) const ELEMENTWISE: usize = 64;
+
+/// Invocations of a matmul workgroup; each makes a tile of 4 × 4.
+pub(crate) const MATMUL: usize = 32;
+
+fn subgroup(caps: &Capabilities) -> usize {
+    caps.subgroup.map_or(1, |size| size as usize)
+}

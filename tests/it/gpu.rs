@@ -6,11 +6,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use halfbyte::backend::{Limits, Output, PAGE_LEN, Program, Row, Step, Want, Weights, cpu, gpu};
+use halfbyte::backend::{Limits, Output, Program, Row, Step, Want, Weights, compare, cpu, gpu};
 use halfbyte::graph::{Activation, AttentionOptions, Graph, GraphBuilder, Rope, RopeKind, Val};
+use halfbyte::model::Model;
 use halfbyte::quant::{self, Format, SharedBytes, Weight};
 
-use crate::common::nmse;
+use crate::common::{self, nmse};
+use crate::golden::{self, GEMMA3, SMOLLM2, TINY};
+use crate::steps::Sequence;
 
 /// Error of a kernel that computes in f32.
 const NMSE_F32: f64 = 1e-7;
@@ -56,8 +59,11 @@ impl Numbers {
 impl Made {
     fn add(&mut self, name: &str, shape: &[usize], format: &'static Format, numbers: &mut Numbers) {
         let n: usize = shape.iter().product();
+        // A matrix keeps the size of what it multiplies, as trained ones do; larger scores would make softmax a switch.
+        let scale = if shape.len() == 2 && name != "table" { (shape[1] as f32).sqrt().recip() } else { 1.0 };
+        let numbers: Vec<f32> = numbers.vec(n).into_iter().map(|x| x * scale).collect();
         let mut bytes = vec![0; format.bytes(n)];
-        (format.quantize)(&numbers.vec(n), &mut bytes);
+        (format.quantize)(&numbers, &mut bytes);
         let bytes = SharedBytes::new(Arc::new(bytes));
         self.0.insert(format!("{name}.weight"), Weight { shape: shape.to_vec(), format, bytes });
     }
@@ -79,7 +85,8 @@ fn limits(max_rows: usize) -> Limits {
 }
 
 fn on_gpu(graph: &Graph, weights: &Made, limits: Limits, options: &gpu::Options) -> gpu::GpuProgram {
-    gpu::compile(graph, weights, limits, options, &mut |_, _| ()).expect("a Vulkan adapter; ./scripts/test installs one")
+    gpu::compile(graph, weights, limits, options, &mut |_, _| ())
+        .expect("a Vulkan adapter; ./scripts/test installs one")
 }
 
 fn on_cpu(graph: &Graph, weights: &Made, limits: Limits) -> cpu::CpuProgram {
@@ -91,8 +98,7 @@ fn on_cpu(graph: &Graph, weights: &Made, limits: Limits) -> cpu::CpuProgram {
 fn logits(program: &mut dyn Program, n: usize, from: usize) -> Vec<f32> {
     let pages: Vec<u32> = (0..16).map(|p| (p * 7 + 3) % 16).collect();
     let n_vocab = program.graph().n_vocab;
-    let rows: Vec<Row> =
-        (0..n).map(|i| Row { token: (i % n_vocab) as u32, pos: (from + i) as u32, seq: 0 }).collect();
+    let rows: Vec<Row> = (0..n).map(|i| Row { token: (i % n_vocab) as u32, pos: (from + i) as u32, seq: 0 }).collect();
     let outputs: Vec<u32> = (0..n as u32).collect();
     let step = Step { rows: &rows, pages: &[&pages], outputs: &outputs, want: Want::Logits };
     match program.run(&step).expect("the step runs") {
@@ -105,9 +111,11 @@ fn logits(program: &mut dyn Program, n: usize, from: usize) -> Vec<f32> {
 fn assert_close(what: &str, found: &[f32], expected: &[f32], limit: f64) {
     let expected: Vec<f64> = expected.iter().map(|&e| f64::from(e)).collect();
     let error = nmse(found, &expected);
-    let worst = found.iter().zip(&expected).enumerate().max_by(|(_, a), (_, b)| {
-        (f64::from(*a.0) - a.1).abs().total_cmp(&(f64::from(*b.0) - b.1).abs())
-    });
+    let worst = found
+        .iter()
+        .zip(&expected)
+        .enumerate()
+        .max_by(|(_, a), (_, b)| (f64::from(*a.0) - a.1).abs().total_cmp(&(f64::from(*b.0) - b.1).abs()));
     // Written so that NaN fails.
     assert!(error <= limit, "{what}: nmse {error:.1e} (limit {limit:.0e}), worst {worst:?}");
 }
@@ -144,4 +152,361 @@ fn matmul_of_each_format() {
             }
         }
     }
+}
+
+/// A transformer block with everything that an architecture can choose.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    n_embd: usize,
+    n_ff: usize,
+    n_head: usize,
+    n_head_kv: usize,
+    head_dim: usize,
+    n_rot: usize,
+    kind: RopeKind,
+    head_norms: bool,
+    post_norms: bool,
+    biases: bool,
+    act: Activation,
+    window: Option<usize>,
+    softcap: Option<f32>,
+}
+
+const BLOCKS: &[Block] = &[
+    Block {
+        n_embd: 64,
+        n_ff: 96,
+        n_head: 2,
+        n_head_kv: 1,
+        head_dim: 64,
+        n_rot: 64,
+        kind: RopeKind::Norm,
+        head_norms: false,
+        post_norms: false,
+        biases: false,
+        act: Activation::Silu,
+        window: None,
+        softcap: None,
+    },
+    Block {
+        n_embd: 576,
+        n_ff: 160,
+        n_head: 4,
+        n_head_kv: 2,
+        head_dim: 80,
+        n_rot: 40,
+        kind: RopeKind::Neox,
+        head_norms: false,
+        post_norms: false,
+        biases: true,
+        act: Activation::Silu,
+        window: Some(5),
+        softcap: Some(5.0),
+    },
+    Block {
+        n_embd: 640,
+        n_ff: 256,
+        n_head: 3,
+        n_head_kv: 1,
+        head_dim: 256,
+        n_rot: 256,
+        kind: RopeKind::Neox,
+        head_norms: true,
+        post_norms: true,
+        biases: false,
+        act: Activation::Gelu,
+        window: Some(33),
+        softcap: None,
+    },
+    Block {
+        n_embd: 96,
+        n_ff: 32,
+        n_head: 8,
+        n_head_kv: 8,
+        head_dim: 4,
+        n_rot: 4,
+        kind: RopeKind::Norm,
+        head_norms: true,
+        post_norms: false,
+        biases: true,
+        act: Activation::Gelu,
+        window: None,
+        softcap: Some(2.0),
+    },
+];
+
+impl Block {
+    const N_VOCAB: usize = 67;
+
+    fn weights(&self, numbers: &mut Numbers) -> Made {
+        let mut made = Made::default();
+        let (d, q, kv) = (self.n_embd, self.n_head * self.head_dim, self.n_head_kv * self.head_dim);
+        let (f32, q8_0) = (format("F32"), format("Q8_0"));
+        made.add("table", &[Self::N_VOCAB, d], f32, numbers);
+        // v in another format than q and k: such a layer cannot be one stacked matrix.
+        for (name, rows, cols, format) in [
+            ("attn_q", q, d, q8_0),
+            ("attn_k", kv, d, q8_0),
+            ("attn_v", kv, d, f32),
+            ("ffn_gate", self.n_ff, d, q8_0),
+            ("ffn_up", self.n_ff, d, q8_0),
+            ("ffn_down", d, self.n_ff, q8_0),
+        ] {
+            made.add(&format!("blk.0.{name}"), &[rows, cols], format, numbers);
+        }
+        let output_format = if q % 32 == 0 { q8_0 } else { f32 };
+        made.add("blk.0.attn_output", &[d, q], output_format, numbers);
+        for (name, n) in [
+            ("attn_norm", d),
+            ("ffn_norm", d),
+            ("post_attention_norm", d),
+            ("post_ffw_norm", d),
+            ("attn_q_norm", self.head_dim),
+            ("attn_k_norm", self.head_dim),
+        ] {
+            made.add(&format!("blk.0.{name}"), &[n], f32, numbers);
+        }
+        made.add("output", &[Self::N_VOCAB, d], f32, numbers);
+        if self.biases {
+            for (name, n) in [("attn_q", q), ("attn_k", kv), ("attn_v", kv), ("attn_output", d)] {
+                made.add("bias", &[n], f32, numbers);
+                let bias = made.0.remove("bias.weight").expect("just made");
+                made.0.insert(format!("blk.0.{name}.bias"), bias);
+            }
+        }
+        made
+    }
+
+    fn build(&self, g: &GraphBuilder<'_>) -> Val {
+        let inv_freq = (0..self.n_rot / 2).map(|i| 1e4_f64.powf(-2.0 * i as f64 / self.n_rot as f64)).collect();
+        let rope = g.rope(Rope { kind: self.kind, inv_freq, scale: 1.0 });
+        let b = g.block(0);
+        let x = g.embed("table", Self::N_VOCAB, self.n_embd, 1.5);
+        let h = b.rms_norm("attn_norm", x, 1e-5);
+        let (q_len, kv_len) = (self.n_head * self.head_dim, self.n_head_kv * self.head_dim);
+        let mut q = b.matmul("attn_q", h, q_len).heads(self.n_head);
+        let mut k = b.matmul("attn_k", h, kv_len).heads(self.n_head_kv);
+        let v = b.matmul("attn_v", h, kv_len).heads(self.n_head_kv);
+        if self.head_norms {
+            q = b.rms_norm("attn_q_norm", q, 1e-6);
+            k = b.rms_norm("attn_k_norm", k, 1e-6);
+        }
+        let scale = 1.0 / (self.head_dim as f32).sqrt();
+        let options = AttentionOptions { scale, window: self.window, softcap: self.softcap };
+        let mut o = b.attention(b.rope(q, rope), b.rope(k, rope), v, options);
+        o = b.matmul("attn_output", o, self.n_embd);
+        if self.post_norms {
+            o = b.rms_norm("post_attention_norm", o, 1e-6);
+        }
+        let x = b.add(x, o);
+        let h = b.rms_norm("ffn_norm", x, 1e-5);
+        let gate = b.matmul("ffn_gate", h, self.n_ff);
+        let up = b.matmul("ffn_up", h, self.n_ff);
+        let mut o = b.matmul("ffn_down", b.gated(gate, up, self.act), self.n_embd);
+        if self.post_norms {
+            o = b.rms_norm("post_ffw_norm", o, 1e-6);
+        }
+        let x = g.output_rows(b.add(x, o));
+        g.softcap(g.matmul("output", x, Self::N_VOCAB), 30.0)
+    }
+}
+
+/// Every kernel but matmul, in blocks of all kinds; a prompt, then rows that continue it.
+#[test]
+fn blocks_of_all_kinds() {
+    for (i, block) in BLOCKS.iter().enumerate() {
+        let weights = block.weights(&mut Numbers(100 + i as u64));
+        let graph = weights.graph(|g| block.build(g));
+        let mut expected = on_cpu(&graph, &weights, limits(64));
+        for (variant, options) in variants() {
+            let limit = if options.kv == gpu::KvFormat::F16 { NMSE_F16 } else { NMSE_F32 };
+            let mut found = on_gpu(&graph, &weights, limits(64), &options);
+            for (n, from) in [(1, 0), (64, 0), (33, 64), (1, 97), (2, 98)] {
+                let what = format!("{block:?}, {n} rows from {from}, {variant}");
+                assert_close(&what, &logits(&mut found, n, from), &logits(&mut expected, n, from), limit);
+            }
+        }
+    }
+}
+
+/// Without fusion every tensor of the graph exists, and each agrees with the CPU's.
+#[test]
+fn every_tensor_agrees() {
+    let block = &BLOCKS[1];
+    let weights = block.weights(&mut Numbers(7));
+    let graph = weights.graph(|g| block.build(g));
+    let options = gpu::Options { fuse: false, kv: gpu::KvFormat::F32, keep_tensors: true, ..Default::default() };
+    let mut found = on_gpu(&graph, &weights, limits(16), &options);
+    let mut expected = on_cpu(&graph, &weights, limits(16));
+    let rows: Vec<Row> = (0..9).map(|i| Row { token: i, pos: i, seq: 0 }).collect();
+    let step = Step { rows: &rows, pages: &[&[3]], outputs: &[0, 8], want: Want::Logits };
+    let difference = compare::first_difference(&mut found, &mut expected, &step, NMSE_F32).expect("both run");
+    assert!(difference.is_none(), "{}", difference.expect("there is one"));
+    for value in graph.values.iter().filter(|value| value.width > 0) {
+        assert!(found.tensor(&value.name).expect("it can be read").is_some(), "{} was not kept", value.name);
+    }
+}
+
+fn compile(model: &Model, limits: Limits, options: &gpu::Options) -> gpu::GpuProgram {
+    gpu::compile(&model.graph, model, limits, options, &mut |_, _| ())
+        .expect("a Vulkan adapter; ./scripts/test installs one")
+}
+
+#[test]
+fn tiny_models_are_golden() {
+    let exact = gpu::Options { kv: gpu::KvFormat::F32, ..Default::default() };
+    for &(name, to_llama_cpp) in TINY {
+        let model = golden::tiny(name);
+        golden::check_tiny(&mut compile(&model, golden::limits(64, 32), &exact), name, 1e-8, to_llama_cpp.max(1e-8));
+    }
+}
+
+/// Keys and values in f16, which two ways of computing with them round alike; with and without the checks of shaders.
+#[test]
+fn tiny_models_are_golden_with_f16_keys_and_values() {
+    let mut options = gpu::Options::default();
+    for (f16, subgroups, checked) in [(true, true, true), (false, false, false)] {
+        options.device.f16 = f16;
+        options.device.subgroups = subgroups;
+        options.checked = checked;
+        for name in ["llama-q4_0", "gemma3-q8_0"] {
+            let model = golden::tiny(name);
+            golden::check_tiny(&mut compile(&model, golden::limits(64, 32), &options), name, 1e-5, 1e-3);
+        }
+    }
+}
+
+fn check_real(file: &str, name: &str, n_ctx: usize) {
+    let model = golden::load(&common::real_model(file));
+    let mut program = compile(&model, golden::limits(n_ctx, 256), &gpu::Options::default());
+    golden::check_real(&mut program, name, 0.03);
+}
+
+#[test]
+fn smollm2_moon_is_golden() {
+    check_real(SMOLLM2, "smollm2-moon", 64);
+}
+
+#[test]
+fn smollm2_chat_is_golden() {
+    check_real(SMOLLM2, "smollm2-chat", 128);
+}
+
+#[test]
+fn smollm2_long_is_golden() {
+    check_real(SMOLLM2, "smollm2-long", 320);
+}
+
+#[test]
+fn gemma3_moon_is_golden() {
+    check_real(GEMMA3, "gemma3-moon", 64);
+}
+
+#[test]
+fn gemma3_long_is_golden() {
+    check_real(GEMMA3, "gemma3-long", 1280);
+}
+
+/// With keys and values in f32 nothing on the GPU is f16.
+#[test]
+fn smollm2_is_golden_in_f32() {
+    let model = golden::load(&common::real_model(SMOLLM2));
+    let options = gpu::Options { kv: gpu::KvFormat::F32, ..Default::default() };
+    golden::check_real(&mut compile(&model, golden::limits(64, 64), &options), "smollm2-moon", 0.01);
+}
+
+const PROMPT: &[u32] = &[1, 280, 17, 263, 99, 281, 12, 285, 44, 270, 265, 2, 77, 140, 260, 261, 262, 263, 264, 265];
+
+#[test]
+fn a_prompt_in_chunks_is_the_same_prompt() {
+    let model = golden::tiny("llama-q4_1");
+    let options = gpu::Options { kv: gpu::KvFormat::F32, ..Default::default() };
+    let last = [PROMPT.len() - 1];
+    let mut program = compile(&model, golden::limits(64, 32), &options);
+    let whole = Sequence::new(64).append(&mut program, PROMPT, usize::MAX, &last).remove(0);
+    for chunk in [7, 1] {
+        let parts = Sequence::new(64).append(&mut program, PROMPT, chunk, &last).remove(0);
+        assert_close(&format!("chunks of {chunk}"), &parts, &whole, 1e-8);
+    }
+}
+
+#[test]
+fn sequences_in_one_step_do_not_see_one_another() {
+    let model = golden::tiny("llama-q4_1");
+    let options = gpu::Options { kv: gpu::KvFormat::F32, ..Default::default() };
+    let mut program = compile(&model, Limits { n_pages: 8, ..golden::limits(64, 32) }, &options);
+    let mut sequences: Vec<Sequence> = [[0, 5], [3, 1], [7, 2]].map(|pages| Sequence::on(pages.to_vec())).into();
+    let mut alone = Vec::new();
+    for (i, sequence) in sequences.iter_mut().enumerate() {
+        let tokens = &PROMPT[i..15 + i];
+        alone.push(sequence.append(&mut program, tokens, usize::MAX, &[14]).remove(0));
+        sequence.len -= 1;
+    }
+    let rows: Vec<Row> = (0..3).map(|i| Row { token: PROMPT[14 + i], pos: 14, seq: i as u32 }).collect();
+    let pages: Vec<&[u32]> = sequences.iter().map(|s| s.pages.as_slice()).collect();
+    let step = Step { rows: &rows, pages: &pages, outputs: &[0, 1, 2], want: Want::Logits };
+    let Output::Logits(together) = program.run(&step).expect("the step runs") else { panic!("logits were wanted") };
+    for (i, alone) in alone.iter().enumerate() {
+        let found = &together[i * alone.len()..][..alone.len()];
+        assert_close(&format!("sequence {i}"), found, alone, 1e-8);
+    }
+    let step = Step { want: Want::Argmax, ..step };
+    let best: Vec<u32> = alone.iter().map(|logits| crate::steps::top(logits)).collect();
+    assert_eq!(program.run(&step).expect("the step runs"), Output::Argmax(best));
+}
+
+/// Weights that fit no binding are split; the sums stay the same.
+#[test]
+fn a_binding_limit_of_1_mib_changes_nothing() {
+    let model = golden::load(&common::real_model(SMOLLM2));
+    let mut options = gpu::Options::default();
+    let limits = golden::limits(64, 16);
+    let tokens = [504, 808, 555, 335, 260, 6783, 436];
+    let run = |options: &gpu::Options| {
+        let mut program = compile(&model, limits, options);
+        let prompt = Sequence::new(64).append(&mut program, &tokens, usize::MAX, &[6]).remove(0);
+        let one = Sequence::new(64).append(&mut program, &tokens[..1], 1, &[0]).remove(0);
+        (program.info().counters, prompt, one)
+    };
+    let (whole_counters, whole_prompt, whole_one) = run(&options);
+    options.device.max_binding_bytes = Some(1 << 20);
+    let (split_counters, split_prompt, split_one) = run(&options);
+    assert_ne!(whole_counters, split_counters, "nothing was split");
+    assert_close("prompt", &split_prompt, &whole_prompt, 1e-12);
+    assert_close("one row", &split_one, &whole_one, 1e-12);
+}
+
+/// One submit, one pass, at most 12 dispatches a layer, nothing created.
+#[test]
+fn a_step_is_one_submit_of_one_pass() {
+    for (name, beyond_layers) in [("llama-q4_0", 5), ("gemma3-q8_0", 5), ("llama-q4_k_s", 5)] {
+        let model = golden::tiny(name);
+        let mut program = compile(&model, golden::limits(64, 32), &gpu::Options::default());
+        for n in [1, 2, 20] {
+            let rows: Vec<Row> = (0..n).map(|i| Row { token: PROMPT[i], pos: i as u32, seq: 0 }).collect();
+            let outputs = [n as u32 - 1];
+            let step = Step { rows: &rows, pages: &[&[0]], outputs: &outputs, want: Want::Argmax };
+            program.run(&step).expect("the step runs");
+            let counters: HashMap<_, _> = program.info().counters.into_iter().collect();
+            assert_eq!((counters["submits"], counters["passes"], counters["created"]), (1, 1, 0), "{name}, {n} rows");
+            let layers = model.graph.kv.len() as u64;
+            let most = 12 * layers + beyond_layers;
+            assert!(
+                counters["dispatches"] <= most,
+                "{name}: {} dispatches for {layers} layers",
+                counters["dispatches"]
+            );
+        }
+    }
+}
+
+#[test]
+fn an_adapter_that_is_not_there_is_an_error_with_a_hint() {
+    let model = golden::tiny("llama-q4_0");
+    let mut options = gpu::Options::default();
+    options.device.name = Some("no such adapter".into());
+    let error = gpu::compile(&model.graph, &model, golden::limits(64, 32), &options, &mut |_, _| ());
+    let error = error.err().expect("there is no such adapter");
+    assert!(error.to_string().contains("no such adapter"), "{error}");
+    assert!(error.hint().is_some());
 }

@@ -3,6 +3,7 @@
 //! A GPU can fail at any moment and wgpu reports that through callbacks; [`Device::check`] turns what they collected
 //! into an `Err` at the next step, so that nothing panics and nothing is lost silently.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
@@ -137,6 +138,7 @@ pub(crate) struct Device {
     pub info: AdapterInfo,
     pub caps: Capabilities,
     faults: Arc<Faults>,
+    created: AtomicU64,
 }
 
 impl Device {
@@ -192,7 +194,7 @@ impl Device {
                 lock(&collected.lost).get_or_insert(format!("{reason:?}: {message}"));
             }
         });
-        Ok(Self { device, queue, info: info.clone(), caps, faults })
+        Ok(Self { device, queue, info: info.clone(), caps, faults, created: AtomicU64::new(0) })
     }
 
     /// What went wrong since the device was opened, if anything did. A device does not recover.
@@ -214,6 +216,16 @@ impl Device {
         Error::Gpu { adapter: self.info.name.clone(), what: what.to_string() }
     }
 
+    /// Counts a buffer, bind group or pipeline that is being made.
+    pub(crate) fn count(&self) {
+        self.created.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Buffers, bind groups and pipelines made so far.
+    pub(crate) fn created(&self) -> u64 {
+        self.created.load(Ordering::Relaxed)
+    }
+
     /// Waits until all submitted work is done.
     ///
     /// # Errors
@@ -229,6 +241,7 @@ impl Device {
     /// # Errors
     /// [`Error::OutOfMemory`] if the device has no room for it.
     pub(crate) fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        self.count();
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
         let buffer = self.device.create_buffer(&descriptor);

@@ -38,19 +38,73 @@ pub(crate) enum Epilogue {
 /// Something that one kernel does. Tensors are indices into [`Fused::tensors`].
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Node {
-    Embed { table: MatrixRef, scale: f32, y: usize },
+    Embed {
+        table: MatrixRef,
+        scale: f32,
+        y: usize,
+    },
     /// `runs` norms a row, each over `weight`'s length.
-    RmsNorm { x: usize, weight: WeightRef, eps: f32, runs: usize, residual: Option<usize>, y: usize },
-    MatMul { x: usize, matrix: MatrixRef, bias: Vec<WeightRef>, epilogue: Epilogue, y: usize },
-    Rope { x: usize, head_dim: usize, rope: usize, y: usize },
-    StoreKv { layer: usize, k: usize, v: usize },
+    RmsNorm {
+        x: usize,
+        weight: WeightRef,
+        eps: f32,
+        runs: usize,
+        residual: Option<usize>,
+        y: usize,
+    },
+    MatMul {
+        x: usize,
+        matrix: MatrixRef,
+        bias: Vec<WeightRef>,
+        epilogue: Epilogue,
+        y: usize,
+    },
+    Rope {
+        x: usize,
+        head_dim: usize,
+        rope: usize,
+        y: usize,
+    },
+    StoreKv {
+        layer: usize,
+        k: usize,
+        v: usize,
+    },
     /// Head norms (weights of q and k, eps), RoPE and KV store in one.
-    RopeKv { q: View, k: View, v: View, norms: Option<([WeightRef; 2], f32)>, rope: usize, spec: AttentionSpec, y: usize },
-    Attention { q: usize, spec: AttentionSpec, y: usize },
-    Gated { gate: usize, up: usize, act: Activation, y: usize },
-    Add { a: usize, b: usize, y: usize },
-    OutputRows { x: usize, y: usize },
-    Softcap { x: usize, cap: f32, y: usize },
+    RopeKv {
+        q: View,
+        k: View,
+        v: View,
+        norms: Option<([WeightRef; 2], f32)>,
+        rope: usize,
+        spec: AttentionSpec,
+        y: usize,
+    },
+    Attention {
+        q: usize,
+        spec: AttentionSpec,
+        y: usize,
+    },
+    Gated {
+        gate: usize,
+        up: usize,
+        act: Activation,
+        y: usize,
+    },
+    Add {
+        a: usize,
+        b: usize,
+        y: usize,
+    },
+    OutputRows {
+        x: usize,
+        y: usize,
+    },
+    Softcap {
+        x: usize,
+        cap: f32,
+        y: usize,
+    },
 }
 
 impl Node {
@@ -101,7 +155,7 @@ enum Role {
     /// Done by a later op.
     Absorbed,
     /// `StoreKv`, with the chains that lead to it.
-    Heads(Heads),
+    Heads(Box<Heads>),
     /// `Gated`, of two matmuls.
     GatedMatMul,
     /// `Add`, of a residual and the result of this op.
@@ -184,7 +238,7 @@ impl<'a> Fuser<'a> {
             self.roles[id.index()] = Role::Absorbed;
         }
         let matmuls = [q_chain.matmul, k_chain.matmul, v];
-        self.roles[store.index()] = Role::Heads(Heads { matmuls, norms, rope: q_chain.rope, q, spec });
+        self.roles[store.index()] = Role::Heads(Box::new(Heads { matmuls, norms, rope: q_chain.rope, q, spec }));
     }
 
     /// rope ← (norm ←) matmul, from the end.
@@ -309,7 +363,8 @@ impl<'a> Fuser<'a> {
             let (x, weight, bias) = self.matmul(first);
             let (stack, rest) = left.iter().partition::<Vec<ValueId>, _>(|&&id| {
                 let (other_x, other, other_bias) = self.matmul(id);
-                id == first || (other_x == x && other_bias.is_some() == bias.is_some() && (self.same_format)(weight, other))
+                id == first
+                    || (other_x == x && other_bias.is_some() == bias.is_some() && (self.same_format)(weight, other))
             });
             left = rest;
             self.stack(x, &stack);

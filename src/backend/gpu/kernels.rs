@@ -238,10 +238,8 @@ impl Lower<'_> {
                 ("Y_STRIDE", self.width(y).into()),
                 ("Y_OFFSET", piece.rows.start.into()),
             ];
-            let mut modules = vec![
-                ("quant", matrix.format.name),
-                ("bias", if bias.is_empty() { "none" } else { "vector" }),
-            ];
+            let mut modules =
+                vec![("quant", matrix.format.name), ("bias", if bias.is_empty() { "none" } else { "vector" })];
             let mut binds = vec![(0, Bind::Tensor(x)), (1, Bind::Tensor(y))];
             match epilogue {
                 Epilogue::Store => modules.push(("epilogue", "store")),

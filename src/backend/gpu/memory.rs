@@ -298,9 +298,9 @@ struct Uploader<'a> {
 impl<'a> Uploader<'a> {
     fn new(device: &'a Device, memory: &'a WeightMemory, progress: Progress<'a>) -> Result<Self> {
         let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
-        let staging = [device.buffer("staging", STAGING_BYTES, usage)?, device.buffer("staging", STAGING_BYTES, usage)?];
-        let mut uploader =
-            Self { device, memory, staging, current: 0, used: 0, encoder: None, done: 0, progress };
+        let staging =
+            [device.buffer("staging", STAGING_BYTES, usage)?, device.buffer("staging", STAGING_BYTES, usage)?];
+        let mut uploader = Self { device, memory, staging, current: 0, used: 0, encoder: None, done: 0, progress };
         uploader.map()?;
         Ok(uploader)
     }
@@ -346,10 +346,12 @@ impl<'a> Uploader<'a> {
             // Copies are whole words; regions have room for the last one.
             let words = (n as u64).next_multiple_of(4);
             let staging = &self.staging[self.current];
-            let mut view = staging.get_mapped_range_mut(self.used..self.used + words).map_err(|e| self.device.error(e))?;
+            let mut view =
+                staging.get_mapped_range_mut(self.used..self.used + words).map_err(|e| self.device.error(e))?;
             view.slice(..n).copy_from_slice(&bytes[sent..sent + n]);
             drop(view);
-            let encoder = self.encoder.get_or_insert_with(|| self.device.device.create_command_encoder(&Default::default()));
+            let encoder =
+                self.encoder.get_or_insert_with(|| self.device.device.create_command_encoder(&Default::default()));
             let target = &self.memory.buffers[region.buffer];
             encoder.copy_buffer_to_buffer(staging, self.used, target, region.offset + offset + sent as u64, words);
             self.used += words.next_multiple_of(wgpu::MAP_ALIGNMENT);

@@ -46,6 +46,7 @@ impl Pipelines {
 }
 
 fn compile(device: &Device, checked: bool, key: &KernelKey) -> wgpu::ComputePipeline {
+    device.count();
     let (text, constants) = key.link();
     let label = key.to_string();
     let descriptor =

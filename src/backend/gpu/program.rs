@@ -252,6 +252,7 @@ impl Builder<'_> {
             .map(|(binding, bind)| wgpu::BindGroupEntry { binding: *binding, resource: self.resource(bind, buffers) })
             .collect();
         let group = |index: u32, entries: &[wgpu::BindGroupEntry<'_>]| {
+            self.device.count();
             self.device.device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some(call.key.kernel),
                 layout: &pipeline.get_bind_group_layout(index),
@@ -387,16 +388,12 @@ impl GpuProgram {
         self.readback.unmap();
         Ok(result)
     }
-
-    /// Calls of one decode step, as `(kernel, modules)` labels: what a profile would show.
-    pub fn dispatches(&self) -> usize {
-        self.body[0].len() + self.head[0].len() + self.argmax.len()
-    }
 }
 
 impl Program for GpuProgram {
     fn run(&mut self, step: &Step<'_>) -> Result<Output> {
         self.device.check()?;
+        let created = self.device.created();
         check_step(step, &self.graph, &self.limits);
         self.inputs.write(&self.device.queue, &self.graph, step);
         let (n_rows, n_outputs) = (step.rows.len(), step.outputs.len());
@@ -424,7 +421,7 @@ impl Program for GpuProgram {
             encoder.copy_buffer_to_buffer(source, 0, &self.readback, 0, bytes);
         }
         self.device.queue.submit([encoder.finish()]);
-        self.last = counters;
+        self.last = Counters { created: self.device.created() - created, ..counters };
         self.last_rows = [n_rows, n_outputs];
         match step.want {
             Want::Nothing => self.device.wait().map(|()| Output::Nothing),
@@ -468,12 +465,7 @@ impl Program for GpuProgram {
         Info {
             device: format!("{} ({})", self.device.info.name, self.device.info.backend),
             memory: self.memory,
-            counters: vec![
-                ("dispatches", dispatches),
-                ("submits", submits),
-                ("passes", passes),
-                ("created", created),
-            ],
+            counters: vec![("dispatches", dispatches), ("submits", submits), ("passes", passes), ("created", created)],
         }
     }
 }

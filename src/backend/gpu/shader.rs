@@ -17,7 +17,6 @@ macro_rules! sources {
     };
 }
 
-
 sources![
     "act/gelu",
     "act/silu",
@@ -198,7 +197,8 @@ mod tests {
 
     /// Every way to fill the slots of a kernel.
     fn variants(kernel: &'static str, filled: Vec<(&'static str, &'static str)>, out: &mut Vec<KernelKey>) {
-        let open = slots(source(kernel), &filled).into_iter().find(|slot| filled.iter().all(|(known, _)| known != slot));
+        let open =
+            slots(source(kernel), &filled).into_iter().find(|slot| filled.iter().all(|(known, _)| known != slot));
         match open {
             None => out.push(KernelKey { kernel, modules: filled, constants: constants() }),
             Some(slot) => {

@@ -1,4 +1,7 @@
 //! row — what a step says about each of its rows.
+//!
+//! exports Row  as the program writes it, 16 bytes
+//! cpu     src/backend/gpu/program.rs
 
 struct Row {
     token: u32,

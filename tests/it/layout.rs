@@ -1,6 +1,7 @@
 //! The rules of the source tree, read from the sources themselves: a rule that no test holds is soon none.
 //!
-//! Which module may name which, which folder may name which crate, and what each file opens with.
+//! Which module may name which, which folder may name which crate, what each file opens with, and that the documents
+//! name what there is. `docs/architecture.md` says why.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +40,6 @@ const WORDS: &[(&str, &[&str])] = &[
     ("io::stdout", &["src/cli", "src/main.rs"]),
     ("io::stderr", &["src/cli", "src/main.rs"]),
     ("dbg!", &[]),
-    ("tokenizers::", &["src/tokenizer"]),
     ("memmap2::", &["src/gguf"]),
     ("ureq::", &["src/hub"]),
 ];
@@ -203,4 +203,51 @@ fn wrong_kernel(path: &str, header: &[&str], text: &str) -> Vec<String> {
         wrong.push(format!("{path}: kernels lie directly in shaders/"));
     }
     wrong
+}
+
+/// All that stands in backticks in a text.
+fn quoted(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+/// Documents whose paths have to exist.
+const DOCUMENTS: [&str; 3] = ["docs/architecture.md", "docs/decisions.md", "CONTRIBUTING.md"];
+
+/// Whether what a document has in backticks is the path of one file or folder. `src/quant/FORMAT.rs` stands for many.
+fn is_path(quoted: &str) -> bool {
+    let roots = ["src/", "shaders/", "tests/", "docs/", "benches/", "fuzz/", "scripts/", "./scripts/", ".ci/"];
+    let pattern = |c: char| c.is_uppercase() || " *<{".contains(c);
+    roots.iter().any(|root| quoted.starts_with(root)) && !quoted.contains(pattern)
+}
+
+#[test]
+fn documents_name_what_there_is() {
+    let mut wrong = Vec::new();
+    for document in DOCUMENTS {
+        let text = read(document);
+        let paths = quoted(&text).into_iter().filter(|quoted| is_path(quoted));
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+        for path in paths.chain(links.filter(|target| is_path(target))) {
+            if !root().join(path).exists() {
+                wrong.push(format!("{document}: {path} does not exist"));
+            }
+        }
+    }
+    assert_none(&wrong);
+}
+
+#[test]
+fn the_architecture_page_names_every_folder_and_module() {
+    let text = read("docs/architecture.md");
+    let named = quoted(&text);
+    let mut wanted: Vec<String> = files("src", "rs")
+        .into_iter()
+        .map(|path| match path.rsplit_once('/') {
+            Some(("src", _)) | None => path,
+            Some((folder, _)) => format!("{folder}/"),
+        })
+        .collect();
+    wanted.dedup();
+    let missing: Vec<_> = wanted.into_iter().filter(|path| !named.contains(&path.as_str())).collect();
+    assert_none(&missing);
 }

@@ -5,6 +5,7 @@
 //! so that the command line can print `error: …` and then `hint: …`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -147,6 +148,18 @@ pub enum Error {
         /// What the user can do.
         hint: String,
     },
+    /// The logits of a step are not numbers.
+    #[error("the device computed logits that are not numbers")]
+    BadLogits,
+    /// The engine met an error and gave up. Everyone who waits for it is told.
+    #[error("the engine has stopped: {source}")]
+    EngineFailed {
+        /// The error that it met.
+        source: Arc<Error>,
+    },
+    /// The engine's thread panicked.
+    #[error("the engine has ended unexpectedly")]
+    EngineEnded,
     /// An option or argument makes no sense.
     #[error("{what}")]
     Usage {
@@ -191,6 +204,9 @@ impl Error {
             Error::Gpu { .. } | Error::DeviceLost { .. } => {
                 Some("try again, with a smaller context (`-c`), or with `--device cpu`".into())
             }
+            Error::BadLogits => Some("the file or the driver is broken: compare with `--device cpu`".into()),
+            Error::EngineFailed { source } => source.hint(),
+            Error::EngineEnded => Some("this is a bug in halfbyte: please report what was printed above".into()),
             Error::OutOfMemory { .. } => Some("use a smaller context (`-c`) or a smaller model".into()),
             Error::ContextFull { .. } => Some("use a larger context (`-c`) or a shorter prompt".into()),
             Error::Model { hint, .. } | Error::Usage { hint, .. } if !hint.is_empty() => Some(hint.clone()),

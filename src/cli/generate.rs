@@ -1,12 +1,17 @@
 //! `halfbyte generate`: continues a text.
-#![allow(dead_code, reason = "the engine comes next")]
 
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::number_within;
+use futures::StreamExt;
+use futures::executor::block_on;
+use halfbyte::engine::{Engine, Facts, Finish, GenerateOptions, SamplerOptions, Timings, TokenStream};
 use halfbyte::{Error, Result};
+
+use super::interrupt::{self, Interrupt};
+use super::model::{ModelArgs, with_upload_bar};
+use super::{number_within, out};
 
 /// Continue a text
 ///
@@ -30,10 +35,14 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_option"])]
     file: Option<PathBuf>,
 
-    /// Most tokens to generate [default: until the model ends the text, or the context is full]
+    /// Context window in tokens [default: what the model was trained for, at most 4096]
+    #[arg(short = 'c', long = "ctx-size", value_name = "N")]
+    n_ctx: Option<usize>,
+
+    /// Most tokens to generate; -1 for no bound but the end of the text and the context window
     #[arg(short = 'n', long = "max-tokens", value_name = "N", visible_alias = "n-predict", alias = "predict")]
-    #[arg(allow_negative_numbers = true)]
-    max_tokens: Option<i64>,
+    #[arg(default_value_t = 256, allow_negative_numbers = true)]
+    max_tokens: i64,
 
     /// Stop before this text would be printed; may be given several times
     #[arg(long, value_name = "TEXT")]
@@ -46,6 +55,9 @@ pub(super) struct Args {
     /// Accepted for llama.cpp's sake: text is always continued as it is
     #[arg(long, hide = true)]
     no_conversation: bool,
+
+    #[command(flatten)]
+    model: ModelArgs,
 
     #[command(flatten)]
     sampling: Sampling,
@@ -88,17 +100,146 @@ struct Sampling {
     frequency_penalty: f32,
 
     /// Start of the random numbers: the same seed draws the same tokens [default: another one each time]
-    #[arg(short, long, value_name = "N")]
-    seed: Option<u64>,
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
+    seed: Option<i64>,
+}
+
+/// llama.cpp's defaults, once anything is drawn at all.
+const DRAWN: SamplerOptions = SamplerOptions {
+    temperature: 0.8,
+    top_k: 40,
+    top_p: 0.95,
+    min_p: 0.05,
+    repeat_penalty: 1.0,
+    presence_penalty: 0.0,
+    frequency_penalty: 0.0,
+    penalty_last_n: 64,
+    seed: 0,
+};
+
+impl Sampling {
+    fn options(&self) -> SamplerOptions {
+        let penalties = SamplerOptions {
+            repeat_penalty: self.repeat_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            penalty_last_n: usize::try_from(self.repeat_last_n).unwrap_or(usize::MAX),
+            ..SamplerOptions::default()
+        };
+        let asked = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some() || self.seed.is_some();
+        match self.temp {
+            Some(0.0) => penalties,
+            None if !asked => penalties,
+            temp => SamplerOptions {
+                temperature: temp.unwrap_or(DRAWN.temperature),
+                top_k: self.top_k.unwrap_or(DRAWN.top_k),
+                top_p: self.top_p.unwrap_or(DRAWN.top_p),
+                min_p: self.min_p.unwrap_or(DRAWN.min_p),
+                seed: self.seed.and_then(|seed| u64::try_from(seed).ok()).unwrap_or_else(any_seed),
+                ..penalties
+            },
+        }
+    }
+}
+
+/// Another number each time.
+fn any_seed() -> u64 {
+    // 32 bits are enough, and can be typed in again.
+    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), ()) >> 32
 }
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let prompt = args.read_prompt()?;
-    if prompt.is_empty() {
-        return Err(Error::Usage { what: "the text to continue is empty".into(), hint: String::new() });
+    let interrupt = Interrupt::install()?;
+    let path = args.model.resolve()?;
+    let engine_options = args.model.options(args.n_ctx);
+    let engine = with_upload_bar(|progress| Engine::load_with(&path, &engine_options, progress))?;
+    if engine.facts().choice.noteworthy {
+        super::note(&format!("runs on {} (`--device gpu` takes it)", engine.facts().choice.reason));
     }
-    Ok(ExitCode::SUCCESS)
+    let tokens = engine.tokenizer().encode_prompt(&prompt)?;
+    let options = GenerateOptions {
+        sampler: args.sampling.options(),
+        max_tokens: usize::try_from(args.max_tokens).ok(),
+        stop: args.stop.clone(),
+    };
+    let mut session = engine.session()?;
+    let mut stream = session.generate(&tokens, options.clone());
+    let mut answer = Answer::default();
+    let result = answer.read(&mut stream, &interrupt, !args.json);
+    if args.json {
+        out(answer.to_json(engine.facts(), &stream, &options.sampler))?;
+    } else if std::io::stdout().is_terminal() {
+        out("\n")?;
+    }
+    if std::io::stderr().is_terminal() {
+        anstream::eprintln!("{}", statistics(engine.facts(), &stream.timings()));
+    }
+    result?;
+    Ok(if stream.finish().is_some() { ExitCode::SUCCESS } else { ExitCode::from(interrupt::EXIT_CODE) })
+}
+
+/// What was generated.
+#[derive(Default)]
+struct Answer {
+    text: String,
+    tokens: Vec<u32>,
+}
+
+impl Answer {
+    /// Reads the stream to its end or to the first Ctrl-C, showing the text as it comes.
+    fn read(&mut self, stream: &mut TokenStream, interrupt: &Interrupt, show: bool) -> Result<()> {
+        let mut stream = stream.take_until(interrupt.listen());
+        while let Some(token) = block_on(stream.next()) {
+            let token = token?;
+            self.tokens.push(token.id);
+            self.text += &token.text;
+            if show && !token.text.is_empty() {
+                out(&token.text)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn to_json(&self, facts: &Facts, stream: &TokenStream, sampler: &SamplerOptions) -> String {
+        let timings = stream.timings();
+        let json = serde_json::json!({
+            "model": facts.model,
+            "device": facts.device,
+            "threads": facts.threads,
+            "n_ctx": facts.n_ctx,
+            "text": self.text,
+            "tokens": self.tokens,
+            "finish": stream.finish().map_or("interrupted", Finish::as_str),
+            "seed": (sampler.temperature > 0.0).then_some(sampler.seed),
+            "n_prompt": timings.n_prompt,
+            "n_generated": timings.n_generated,
+            "load_seconds": facts.load_time.as_secs_f64(),
+            "prompt_seconds": timings.prompt.as_secs_f64(),
+            "decode_seconds": timings.decode.as_secs_f64(),
+            "prompt_tokens_per_second": timings.prompt_per_second(),
+            "decode_tokens_per_second": timings.decode_per_second(),
+        });
+        format!("{json}\n")
+    }
+}
+
+/// One line: model, device, memory, and how fast it was.
+fn statistics(facts: &Facts, timings: &Timings) -> String {
+    let speed = |rate: Option<f64>| rate.map_or_else(|| "-".into(), |rate| format!("{rate:.1} t/s"));
+    let memory = facts.memory.weights_bytes + facts.memory.kv_bytes + facts.memory.scratch_bytes;
+    format!(
+        "{} on {} · {} · load {:.2} s · pp {} ({} tokens) · tg {} ({} tokens)",
+        facts.model,
+        facts.device,
+        indicatif::HumanBytes(memory),
+        facts.load_time.as_secs_f64(),
+        speed(timings.prompt_per_second()),
+        timings.n_prompt,
+        speed(timings.decode_per_second()),
+        timings.n_generated,
+    )
 }
 
 impl Args {

@@ -3,9 +3,13 @@
 //!
 //! To add a command: a file, a variant of [`Command`], and a line in its `match`.
 
+mod bench;
+mod devices;
 mod fetch;
 mod generate;
 mod inspect;
+mod interrupt;
+mod model;
 mod pull;
 
 use std::io::Write;
@@ -29,6 +33,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Generate(generate::Args),
+    Bench(bench::Args),
+    Devices(devices::Args),
     Inspect(inspect::Args),
     Pull(pull::Args),
 }
@@ -45,6 +51,8 @@ const STYLES: Styles =
 pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse_from(std::env::args_os().map(long_spelling)).command {
         Command::Generate(args) => generate::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Devices(args) => devices::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Pull(args) => pull::run(&args),
     };
@@ -68,6 +76,11 @@ fn report(error: &Error) -> ExitCode {
         anstream::eprintln!("{NAME}hint{NAME:#}: {hint}");
     }
     ExitCode::from(if matches!(error, Error::Usage { .. }) { 2 } else { 1 })
+}
+
+/// Says something that people should know, on standard error.
+fn note(text: &str) {
+    anstream::eprintln!("{NAME}note{NAME:#}: {text}");
 }
 
 /// Writes to standard output, at once.

@@ -1,1 +1,307 @@
-//! Tests of cli.
+//! Tests of the command line as a user meets it: what goes to standard output, what to standard error, exit codes.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use insta::assert_snapshot;
+use serde_json::Value;
+
+use crate::common::{golden, real_model};
+
+const MOON: &str = "The first man on the moon was";
+
+/// The program, without what the user's environment would tell it.
+fn halfbyte() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_halfbyte"));
+    command.env_remove("HALFBYTE_MODEL").env_remove("HALFBYTE_DEVICE").env("NO_COLOR", "1").stdin(Stdio::null());
+    command
+}
+
+/// `generate` on the CPU, with SmolLM2.
+fn generate() -> Command {
+    let mut command = halfbyte();
+    command.args(["generate", "--device", "cpu", "-t", "2", "-m"]).arg(real_model("SmolLM2-135M-Instruct.Q4_1.gguf"));
+    command
+}
+
+fn tiny() -> String {
+    golden("tiny/llama-q4_0.gguf").display().to_string()
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().expect("the program starts")
+}
+
+fn run_with_input(command: &mut Command, input: &str) -> Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads");
+    child.wait_with_output().expect("it ends")
+}
+
+/// Standard output of a run that ends well, and says nothing else.
+fn stdout(output: Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert_eq!(stderr, "");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Exit code and standard error of a run that fails, and prints nothing.
+fn failure(output: Output) -> (Option<i32>, String) {
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
+}
+
+fn json(output: Output) -> Value {
+    serde_json::from_str(&stdout(output)).expect("one JSON object")
+}
+
+fn golden_json(name: &str) -> Value {
+    let text = std::fs::read_to_string(golden(name)).expect("golden data");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+#[test]
+fn generate_continues_the_text_as_llama_cpp_does() {
+    let expected = golden_json("smollm2-moon.json");
+    let n = expected["greedy"].as_array().expect("ids").len().to_string();
+    let text = stdout(run(generate().args(["-n", &n, MOON])));
+    assert_eq!(text, expected["greedy_text"].as_str().expect("a text"));
+}
+
+#[test]
+fn the_prompt_comes_from_an_option_a_file_or_standard_input() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), MOON).expect("written");
+    let path = file.path().to_str().expect("UTF-8");
+    let expected = " named Neil Armstrong.";
+    assert_eq!(stdout(run(generate().args(["-n", "4", "--prompt", MOON]))), expected);
+    assert_eq!(stdout(run(generate().args(["-n", "4", "-f", path]))), expected);
+    assert_eq!(stdout(run_with_input(generate().args(["-n", "4"]), MOON)), expected);
+    assert_eq!(stdout(run_with_input(generate().args(["-n", "4", "-"]), MOON)), expected);
+}
+
+#[test]
+fn json_has_text_tokens_and_timings() {
+    let out = json(run(generate().args(["--n-predict", "4", "--ctx-size", "64", "--json", "-no-cnv", MOON])));
+    assert_eq!(out["text"], " named Neil Armstrong.");
+    assert_eq!(
+        out["tokens"].as_array().map(|ids| &ids[..]),
+        golden_json("smollm2-moon.json")["greedy"].as_array().map(|ids| &ids[..4])
+    );
+    assert_eq!(out["finish"], "length");
+    assert_eq!((&out["n_prompt"], &out["n_generated"], &out["n_ctx"]), (&7.into(), &4.into(), &64.into()));
+    assert_eq!((&out["model"], &out["threads"]), (&"SmolLM2-135M-Instruct.Q4_1".into(), &2.into()));
+    assert_eq!(out["seed"], Value::Null);
+    for key in ["load_seconds", "prompt_seconds", "decode_seconds", "prompt_tokens_per_second"] {
+        assert!(out[key].as_f64().expect(key) > 0.0, "{key}");
+    }
+}
+
+#[test]
+fn stop_strings_and_a_full_context_end_the_text() {
+    let out = json(run(generate().args(["--stop", "strong", "--json", MOON])));
+    assert_eq!((&out["text"], &out["finish"]), (&" named Neil Arm".into(), &"stop".into()));
+    let out = json(run(generate().args(["-c", "10", "--json", MOON])));
+    assert_eq!((&out["n_generated"], &out["finish"]), (&3.into(), &"context".into()));
+}
+
+#[test]
+fn a_seed_draws_the_same_text_again() {
+    let drawn = |seed: &str| json(run(generate().args(["-n", "8", "--temp", "1.5", "-s", seed, "--json", MOON])));
+    let (first, again, other) = (drawn("1"), drawn("1"), drawn("2"));
+    assert_eq!(first["tokens"], again["tokens"]);
+    assert_ne!(first["tokens"], other["tokens"]);
+    assert_eq!(first["seed"], 1);
+    // Any sampling option means that tokens are drawn, and the seed that was used is told.
+    let out = json(run(generate().args(["-n", "1", "--top-p", "0.9", "--json", MOON])));
+    assert!(out["seed"].is_u64());
+}
+
+#[test]
+fn bench_measures_what_llama_bench_does() {
+    let args = ["bench", "--device", "cpu", "-t", "1", "-r", "2", "-p", "8,0", "-n", "4", "-d", "0,40", "--json", "-m"];
+    let out = json(run(halfbyte().args(args).arg(tiny())));
+    assert_eq!((&out["model"], &out["architecture"]), (&"llama-q4_0".into(), &"llama".into()));
+    assert_eq!((&out["device"], &out["threads"]), (&"CPU (1 thread)".into(), &1.into()));
+    assert!(out["memory"]["weights_bytes"].as_u64() > Some(0));
+    let rows: Vec<_> = out["results"]
+        .as_array()
+        .expect("rows")
+        .iter()
+        .map(|r| {
+            let n = |key: &str| r[key].as_u64().expect("a count");
+            assert!(r["tokens_per_second"].as_f64() > Some(0.0));
+            assert!(r["stddev"].as_f64() >= Some(0.0));
+            assert_eq!(r["samples"].as_array().map(Vec::len), Some(2));
+            (r["test"].as_str().expect("a name"), n("n_prompt"), n("n_gen"), n("depth"))
+        })
+        .collect();
+    assert_eq!(rows, [("pp8", 8, 0, 0), ("tg4", 0, 4, 0), ("pp8 @ d40", 8, 0, 40), ("tg4 @ d40", 0, 4, 40)]);
+}
+
+#[test]
+fn bench_prints_a_table() {
+    let args = ["bench", "--device", "cpu", "-t", "1", "-r", "1", "-p", "0", "-n", "2", "-m"];
+    let table = stdout(run(halfbyte().args(args).arg(tiny())));
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split('|').map(str::trim).collect()).collect();
+    assert_eq!(lines[0], ["", "model", "device", "test", "t/s", ""]);
+    assert_eq!(lines[2][..4], ["", "llama-q4_0", "CPU (1 thread)", "tg2"]);
+    assert_eq!(lines.len(), 3);
+}
+
+#[test]
+fn devices_says_what_is_chosen_and_why() {
+    let out = run(halfbyte().args(["devices", "--device", "cpu", "--json"]));
+    let out: Value = serde_json::from_slice(&out.stdout).expect("one JSON object");
+    assert_eq!((&out["chosen"], &out["reason"]), (&"cpu".into(), &"the CPU, as asked for".into()));
+    assert!(out["cpu"]["threads"].as_u64() >= Some(1));
+    for adapter in out["adapters"].as_array().expect("a list") {
+        assert!(adapter["name"].is_string() && adapter["max_binding_bytes"].as_u64() > Some(0), "{adapter}");
+    }
+    let table = run(halfbyte().args(["devices", "--device", "cpu"]));
+    let table = String::from_utf8(table.stdout).expect("UTF-8");
+    assert!(table.lines().any(|line| line.starts_with(" *  CPU")), "{table}");
+    assert!(table.ends_with("\nchosen: the CPU, as asked for\n"), "{table}");
+}
+
+#[test]
+fn errors_come_with_hints() {
+    let (code, stderr) = failure(run(halfbyte().args(["generate", "-m", "nowhere.gguf", "text"])));
+    assert_eq!(code, Some(1));
+    assert_snapshot!(stderr, @"
+    error: cannot open nowhere.gguf: No such file or directory (os error 2)
+    hint: check the path; models can also be named: `-m smollm2-135m`, `-m hf:OWNER/REPO`
+    ");
+    let not_gguf = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let (code, stderr) = failure(run(halfbyte().args(["generate", "--device", "cpu", "text", "-m"]).arg(not_gguf)));
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("not a usable GGUF file") && stderr.contains("\nhint: "), "{stderr}");
+
+    let (code, stderr) = failure(run(generate().args(["-c", "4", MOON])));
+    assert_eq!(code, Some(1));
+    assert_snapshot!(stderr, @"
+    error: 8 tokens do not fit the context of 4
+    hint: use a larger context (`-c`) or a shorter prompt
+    ");
+}
+
+#[test]
+fn wrong_command_lines_are_told() {
+    let (code, stderr) = failure(run(halfbyte().args(["generate", "--top-p", "2", "text"])));
+    assert_eq!(code, Some(2));
+    assert_snapshot!(stderr, @"
+    error: invalid value '2' for '--top-p <P>': 2 is not within 0 to 1
+
+    For more information, try '--help'.
+    ");
+    let (code, stderr) = failure(run(generate().arg("")));
+    assert_eq!(code, Some(2));
+    assert_snapshot!(stderr, @"error: the prompt has no tokens");
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let mut child = generate()
+        .args(["-n", "50", MOON])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_after_the_token_with_code_130() {
+    use std::io::Read;
+
+    let mut child = generate().args(["-n", "2000", MOON]).stdout(Stdio::piped()).spawn().expect("the program starts");
+    let mut stdout = child.stdout.take().expect("piped");
+    // It is generating once the first text is here.
+    stdout.read_exact(&mut [0]).expect("text");
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+    assert!(kill.success());
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+}
+
+#[test]
+fn help_is_short_and_has_examples() {
+    let help = stdout(run(halfbyte().arg("--help")));
+    assert_snapshot!(help, @r#"
+    4-bit language models on any GPU
+
+    Usage: halfbyte <COMMAND>
+
+    Commands:
+      generate  Continue a text
+      bench     Measure tokens per second
+      devices   List the devices that a model could run on, and say which one is chosen and why
+      pull      Fetch models, and print where they lie
+
+    Options:
+      -h, --help     Print help
+      -V, --version  Print version
+
+    Use `halfbyte COMMAND --help` for the options of a command.
+    "#);
+    let help = stdout(run(halfbyte().args(["generate", "-h"])));
+    assert_snapshot!(help, @r#"
+    Continue a text
+
+    Usage: halfbyte generate [OPTIONS] [PROMPT]
+
+    Arguments:
+      [PROMPT]  The text to continue; `-` or none reads standard input
+
+    Options:
+      -f, --file <FILE>     Read the text to continue from a file
+      -c, --ctx-size <N>    Context window in tokens [default: what the model was trained for, at most
+                            4096]
+      -n, --max-tokens <N>  Most tokens to generate; -1 for no bound but the end of the text and the
+                            context window [default: 256] [alias: --n-predict]
+          --stop <TEXT>     Stop before this text would be printed; may be given several times
+          --json            Print one JSON object at the end, and nothing else
+      -h, --help            Print help (see more with '--help')
+
+    Model:
+      -m, --model <MODEL>    A GGUF file, `hf:OWNER/REPO[:FILE-part]`, or a name that halfbyte knows
+                             [env: HALFBYTE_MODEL] [default: smollm2-135m]
+          --device <DEVICE>  `auto`, `cpu`, `gpu`, or a part of an adapter's name [env: HALFBYTE_DEVICE]
+                             [default: auto]
+      -t, --threads <N>      Threads, on the CPU [default: one per core]
+
+    Sampling:
+          --temp <T>               Randomness; 0 takes the most likely token [default: 0, or 0.8 with
+                                   another sampling option] [alias: --temperature]
+          --top-k <K>              Draw from the K most likely tokens; 0 for all [default: 40]
+          --top-p <P>              Draw from the fewest tokens that have probability P together; 1 for
+                                   all [default: 0.95]
+          --min-p <P>              Drop tokens less than P times as likely as the most likely one; 0 for
+                                   none [default: 0.05]
+          --repeat-penalty <X>     Make tokens that were there less likely; 1 for not at all [default:
+                                   1]
+          --repeat-last-n <N>      How many of the last tokens count as having been there; -1 for all
+                                   [default: 64]
+          --presence-penalty <X>   Subtract X from the logits of tokens that were there [default: 0]
+          --frequency-penalty <X>  Subtract X from the logits of tokens for each time that they were
+                                   there [default: 0]
+      -s, --seed <N>               Start of the random numbers: the same seed draws the same tokens
+                                   [default: another one each time]
+
+    Examples:
+      halfbyte generate "The first man on the moon was"
+      halfbyte generate -n 50 --temp 0.8 --seed 7 -f story.txt
+      echo "Roses are red," | halfbyte generate -m hf:OWNER/REPO:Q4_K_M
+    "#);
+    // Without a command, help is what people need; it was not what they asked for.
+    let (code, stderr) = failure(run(&mut halfbyte()));
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("Usage: halfbyte <COMMAND>"), "{stderr}");
+    assert_eq!(stdout(run(halfbyte().arg("--version"))), format!("halfbyte {}\n", env!("CARGO_PKG_VERSION")));
+}

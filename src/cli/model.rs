@@ -1,0 +1,61 @@
+//! What every command that runs a model has in common: which one, where, and bars while it is fetched and loaded.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use halfbyte::Result;
+use halfbyte::engine::{Device, EngineOptions};
+use halfbyte::hub;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::fetch;
+
+/// Which model, and where it runs.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Model")]
+pub(super) struct ModelArgs {
+    /// A GGUF file, `hf:OWNER/REPO[:FILE-part]`, or a name that halfbyte knows
+    #[arg(short, long, value_name = "MODEL", env = "HALFBYTE_MODEL", hide_env_values = true, default_value = hub::DEFAULT_MODEL)]
+    pub(super) model: String,
+
+    /// `auto`, `cpu`, `gpu`, or a part of an adapter's name
+    #[arg(long, value_name = "DEVICE", env = "HALFBYTE_DEVICE", hide_env_values = true, default_value = "auto")]
+    device: String,
+
+    /// Threads, on the CPU [default: one per core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+}
+
+impl ModelArgs {
+    /// The file, fetched if need be.
+    pub(super) fn resolve(&self) -> Result<PathBuf> {
+        fetch::model(&self.model)
+    }
+
+    /// Options for one session with a context of `n_ctx`.
+    pub(super) fn options(&self, n_ctx: Option<usize>) -> EngineOptions {
+        let device: Device = self.device.parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
+        EngineOptions { device, n_ctx, threads: self.threads.map(usize::from), ..EngineOptions::default() }
+    }
+}
+
+/// Calls `load` with something that shows a bar.
+pub(super) fn with_upload_bar<T>(load: impl FnOnce(&mut dyn FnMut(u64, u64)) -> T) -> T {
+    let bar = bytes_bar("loading", 0);
+    let result = load(&mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    result
+}
+
+/// A bar on standard error; nothing where that is not a terminal.
+fn bytes_bar(what: &str, total_bytes: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {wide_bar:.cyan} {bytes}/{total_bytes} {bytes_per_sec}")
+        .expect("the template is right");
+    let bar = ProgressBar::new(total_bytes).with_style(style).with_message(what.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}

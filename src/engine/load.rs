@@ -1,0 +1,172 @@
+//! From a file to a program on a device: which device, how much of everything, whether there is room for it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::device::{self, Choice, Device};
+use super::memory::{self, KvBytes};
+use crate::backend::gpu::{AdapterKind, DeviceOptions};
+use crate::backend::{Limits, Memory, PAGE_LEN, Program, Progress, cpu, gpu};
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::model::Model;
+use crate::tokenizer::{self, Tokenizer};
+
+/// Positions of a context window when nobody says how many, and the model was trained for more.
+const DEFAULT_N_CTX: usize = 4096;
+
+/// How to load a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Where it runs.
+    pub device: Device,
+    /// Context window of each session in tokens; what the model was trained for, but at most 4,096, if not given.
+    pub n_ctx: Option<usize>,
+    /// Threads, on the CPU; [`default_threads`] if not given.
+    pub threads: Option<usize>,
+    /// Most rows in a step: how long the pieces are in which prompts run.
+    pub max_rows: usize,
+    /// Sessions that may be open at a time. Each has a whole context window of KV cache.
+    pub max_sessions: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { device: Device::Auto, n_ctx: None, threads: None, max_rows: 512, max_sessions: 1 }
+    }
+}
+
+/// What was loaded, and onto what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Facts {
+    /// The file's name, which unlike the model's own name for itself mostly says how it is quantized.
+    pub model: String,
+    /// GGUF's name of its architecture.
+    pub architecture: String,
+    /// The device, for people.
+    pub device: String,
+    /// Why this device.
+    pub choice: Choice,
+    /// Threads that compute, where it is the CPU.
+    pub threads: Option<usize>,
+    /// What it takes, as planned.
+    pub memory: Memory,
+    /// Positions in the context window of a session.
+    pub n_ctx: usize,
+    /// Positions that the model was trained for.
+    pub n_ctx_train: usize,
+    /// How long loading took.
+    pub load_time: Duration,
+}
+
+/// A program with the tokenizer that goes with it.
+pub struct Loaded {
+    /// The compiled model.
+    pub program: Box<dyn Program>,
+    /// Text to tokens and back.
+    pub tokenizer: Arc<dyn Tokenizer>,
+    /// What it is.
+    pub facts: Facts,
+}
+
+impl Loaded {
+    /// Loads the GGUF file at `path`: chooses a device, plans the memory, compiles the model for it, and reads the
+    /// tokenizer meanwhile.
+    ///
+    /// # Errors
+    /// If the file can't be used, the device can't be had, or there is not enough memory for the plan.
+    pub fn open(path: &Path, options: &EngineOptions, progress: Progress<'_>) -> Result<Loaded> {
+        let start = Instant::now();
+        let gguf = Gguf::open(path)?;
+        let model = Model::from_gguf(&gguf)?;
+        let n_ctx_train = model.config.n_ctx;
+        let limits = limits(options, n_ctx_train)?;
+        let (tokenizer, compiled) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| tokenizer::from_gguf(&gguf));
+            let compiled = compile(&model, limits, options, progress);
+            (tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), compiled)
+        });
+        let (tokenizer, Compiled { program, choice, threads, memory }) = (tokenizer?, compiled?);
+        let facts = Facts {
+            model: path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            architecture: model.graph.name.clone(),
+            device: program.info().device,
+            choice,
+            threads,
+            memory,
+            n_ctx: limits.n_ctx,
+            n_ctx_train,
+            load_time: start.elapsed(),
+        };
+        Ok(Loaded { program, tokenizer, facts })
+    }
+}
+
+/// Threads to compute with: one per physical core that this process may use, since a second one on the same core
+/// only takes its turn.
+pub fn default_threads() -> usize {
+    num_cpus::get_physical().min(num_cpus::get()).max(1)
+}
+
+fn limits(options: &EngineOptions, n_ctx_train: usize) -> Result<Limits> {
+    let n_ctx = options.n_ctx.unwrap_or(n_ctx_train.min(DEFAULT_N_CTX));
+    let n_seqs = options.max_sessions;
+    if !(2..=u32::MAX as usize).contains(&n_ctx) || n_seqs == 0 || options.max_rows == 0 {
+        return Err(Error::Usage {
+            what: format!("{n_seqs} sessions of {n_ctx} tokens, {} rows a step", options.max_rows),
+            hint: "at least one session, one row, and 2 to 4,294,967,295 tokens of context make sense".into(),
+        });
+    }
+    let n_pages = n_seqs * n_ctx.div_ceil(PAGE_LEN);
+    Ok(Limits { max_rows: options.max_rows.max(n_seqs), max_outputs: n_seqs, max_seqs: n_seqs, n_ctx, n_pages })
+}
+
+struct Compiled {
+    program: Box<dyn Program>,
+    choice: Choice,
+    threads: Option<usize>,
+    memory: Memory,
+}
+
+fn compile(model: &Model, limits: Limits, options: &EngineOptions, progress: Progress<'_>) -> Result<Compiled> {
+    // Looking for adapters loads drivers: not for those who want the CPU.
+    let adapters = if options.device == Device::Cpu { vec![] } else { gpu::adapters() };
+    let choice = device::choose(&options.device, &adapters)?;
+    let (graph, weights) = (&model.graph, model);
+    let what = format!("the model with {} sessions of {} tokens", limits.max_seqs, limits.n_ctx);
+    let Some(adapter) = choice.adapter.map(|i| &adapters[i]) else {
+        let memory = memory::plan(graph, weights, &limits, KvBytes(4));
+        memory::check(&what, &memory, true)?;
+        let threads = options.threads.unwrap_or_else(default_threads);
+        let program = cpu::compile(graph, weights, limits, cpu::Options { threads, keep_tensors: false })?;
+        return Ok(Compiled { program: Box::new(program), choice, threads: Some(threads), memory });
+    };
+    let memory = memory::plan(graph, weights, &limits, KvBytes(2));
+    // A card's own memory can't be asked for; whether it is enough is found out when it is taken.
+    if adapter.kind != AdapterKind::Discrete {
+        memory::check(&what, &memory, false)?;
+    }
+    let device = DeviceOptions { name: Some(adapter.name.clone()), ..DeviceOptions::default() };
+    let gpu_options = gpu::Options { device, ..gpu::Options::default() };
+    let program = gpu::compile(graph, weights, limits, &gpu_options, progress)?;
+    Ok(Compiled { program: Box::new(program), choice, threads: None, memory })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_context_is_what_was_asked_for_or_what_makes_sense() {
+        let of = |n_ctx, max_sessions, train| {
+            limits(&EngineOptions { n_ctx, max_sessions, ..EngineOptions::default() }, train)
+                .map(|l| (l.n_ctx, l.n_pages))
+        };
+        assert_eq!(of(None, 1, 2048).ok(), Some((2048, 64)));
+        assert_eq!(of(None, 1, 131_072).ok(), Some((4096, 128)));
+        assert_eq!(of(Some(33), 3, 2048).ok(), Some((33, 6)));
+        assert!(of(Some(1), 1, 2048).is_err());
+        assert!(of(None, 0, 2048).is_err());
+    }
+}

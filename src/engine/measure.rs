@@ -1,0 +1,154 @@
+//! Speed as llama-bench defines it: `pp`, tokens of a prompt per second, and `tg`, tokens generated one by one per second,
+//! each from an empty context or behind `depth` tokens that are there already.
+//!
+//! Steps are run on the program itself. What an engine adds to them (a channel and the text of a token) is not
+//! part of what is compared between back ends.
+
+use std::time::Instant;
+
+use super::rng;
+use crate::backend::{Output, PAGE_LEN, Program, Row, Step, Want};
+use crate::error::{Error, Result};
+
+/// What to time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Test {
+    /// A prompt of so many tokens, in steps of as many rows as the program takes; the last row's token is wanted.
+    Prompt(usize),
+    /// So many tokens, each in a step of its own that starts from the token before.
+    Generate(usize),
+}
+
+impl Test {
+    /// Tokens that are run.
+    pub fn n_tokens(self) -> usize {
+        match self {
+            Test::Prompt(n) | Test::Generate(n) => n,
+        }
+    }
+}
+
+/// Tokens per second of several runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Speed {
+    /// One number per run.
+    pub samples: Vec<f64>,
+}
+
+impl Speed {
+    /// Mean of the samples.
+    pub fn mean(&self) -> f64 {
+        self.samples.iter().sum::<f64>() / self.samples.len() as f64
+    }
+
+    /// Standard deviation of the samples (n - 1); 0 for a single one.
+    pub fn stddev(&self) -> f64 {
+        let (n, mean) = (self.samples.len() as f64, self.mean());
+        let squares: f64 = self.samples.iter().map(|x| (x - mean).powi(2)).sum();
+        if n > 1.0 { (squares / (n - 1.0)).sqrt() } else { 0.0 }
+    }
+}
+
+/// Runs `test` once to warm up and then `repetitions` times. The context before it is made once, untimed.
+///
+/// # Errors
+/// If the device fails, or the context is too small.
+pub fn measure(program: &mut dyn Program, test: Test, depth: usize, repetitions: usize) -> Result<Speed> {
+    let mut run = Run::new(program, depth, test.n_tokens())?;
+    run.once(match test {
+        Test::Prompt(_) => test,
+        Test::Generate(_) => Test::Generate(1),
+    })?;
+    let mut samples = Vec::with_capacity(repetitions);
+    for _ in 0..repetitions {
+        let start = Instant::now();
+        run.once(test)?;
+        samples.push(test.n_tokens() as f64 / start.elapsed().as_secs_f64());
+    }
+    Ok(Speed { samples })
+}
+
+/// A sequence that owns all pages, with `depth` tokens in it, behind which a test can be run again and again.
+pub struct Run<'a> {
+    program: &'a mut dyn Program,
+    pages: Vec<u32>,
+    n_vocab: usize,
+    depth: usize,
+}
+
+impl<'a> Run<'a> {
+    /// Makes the context of `depth` tokens, behind which there is room for tests of `n_tokens`.
+    ///
+    /// # Errors
+    /// If the device fails, or the context is too small.
+    pub fn new(program: &'a mut dyn Program, depth: usize, n_tokens: usize) -> Result<Self> {
+        let (needed, n_ctx) = (depth + n_tokens, program.limits().n_ctx);
+        if needed > n_ctx {
+            return Err(Error::ContextFull { needed, n_ctx });
+        }
+        let pages = (0..n_ctx.div_ceil(PAGE_LEN) as u32).collect();
+        let n_vocab = program.graph().n_vocab;
+        let mut run = Self { program, pages, n_vocab, depth };
+        run.prompt(0, depth, Want::Nothing)?;
+        Ok(run)
+    }
+
+    /// Runs `test`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn once(&mut self, test: Test) -> Result<()> {
+        match test {
+            Test::Prompt(n) => self.prompt(self.depth, n, Want::Argmax),
+            Test::Generate(n) => self.generate(self.depth, n),
+        }
+    }
+
+    /// Runs `n` arbitrary tokens from position `first` on, the last one with `want`.
+    fn prompt(&mut self, first: usize, n: usize, want: Want) -> Result<()> {
+        let rows: Vec<Row> = (first..first + n).map(|pos| self.row(self.arbitrary_token(pos), pos)).collect();
+        let chunk_len = self.program.limits().max_rows;
+        let n_chunks = rows.len().div_ceil(chunk_len);
+        for (i, rows) in rows.chunks(chunk_len).enumerate() {
+            let last = [rows.len() as u32 - 1];
+            let wanted = i + 1 == n_chunks && want != Want::Nothing;
+            let (outputs, want) = if wanted { (&last[..], want) } else { (&[][..], Want::Nothing) };
+            self.program.run(&Step { rows, pages: &[&self.pages], outputs, want })?;
+        }
+        Ok(())
+    }
+
+    /// Generates `n` tokens greedily from position `first` on.
+    fn generate(&mut self, first: usize, n: usize) -> Result<()> {
+        let mut token = self.arbitrary_token(first);
+        for pos in first..first + n {
+            let rows = [self.row(token, pos)];
+            let step = Step { rows: &rows, pages: &[&self.pages], outputs: &[0], want: Want::Argmax };
+            let Output::Argmax(ids) = self.program.run(&step)? else { unreachable!("an id was wanted") };
+            token = ids[0];
+        }
+        Ok(())
+    }
+
+    fn row(&self, token: u32, pos: usize) -> Row {
+        Row { token, pos: pos as u32, seq: 0 }
+    }
+
+    /// The same at each run, and any in the vocabulary: what is computed does not depend on which token it is.
+    fn arbitrary_token(&self, pos: usize) -> u32 {
+        (f64::from(rng::uniform(0, pos as u64)) * self.n_vocab as f64) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mean_and_deviation_are_those_of_a_sample() {
+        let speed = Speed { samples: vec![2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0] };
+        assert_eq!(speed.mean(), 5.0);
+        assert!((speed.stddev() - (32.0f64 / 7.0).sqrt()).abs() < 1e-12);
+        assert_eq!(Speed { samples: vec![3.0] }.stddev(), 0.0);
+    }
+}

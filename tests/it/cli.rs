@@ -242,6 +242,7 @@ fn help_is_short_and_has_examples() {
       generate  Continue a text
       bench     Measure tokens per second
       devices   List the devices that a model could run on, and say which one is chosen and why
+      inspect   Show what is in a model file: metadata, tensors, and the graph that is computed
       pull      Fetch models, and print where they lie
 
     Options:

@@ -321,3 +321,17 @@ fn a_plan_that_needs_more_memory_than_there_is_is_refused() {
     let Err(error) = Engine::load(&golden("tiny/llama-f32.gguf"), &options) else { panic!("a context of 2^31") };
     assert!(matches!(error, Error::OutOfMemory { .. }), "{error}");
 }
+
+#[test]
+fn a_program_takes_no_more_than_was_planned() {
+    let models = [golden("tiny/gemma3-q8_0.gguf"), real_model("SmolLM2-135M-Instruct.Q4_1.gguf")];
+    for (device, path) in [Device::Cpu, Device::Gpu].iter().flat_map(|d| models.iter().map(move |m| (d, m))) {
+        let options = EngineOptions { device: device.clone(), max_sessions: 2, ..cpu() };
+        let Loaded { program, facts, .. } = Loaded::open(path, &options, &mut |_, _| {}).expect("it loads");
+        let (taken, planned) = (program.info().memory, facts.memory);
+        // Weights are rounded up to the alignment of bindings.
+        assert!(taken.weights_bytes <= planned.weights_bytes + 4096, "{device:?}: {taken:?}, {planned:?}");
+        assert!(taken.kv_bytes <= planned.kv_bytes, "{device:?}: {taken:?}, {planned:?}");
+        assert!(taken.scratch_bytes <= planned.scratch_bytes, "{device:?}: {taken:?}, {planned:?}");
+    }
+}

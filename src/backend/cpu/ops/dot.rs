@@ -62,3 +62,31 @@ fn add_pairwise(mut sums: [f32; LANES]) -> f32 {
     }
     sums[0]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::multiversion::multiversion;
+
+    multiversion! {
+        fn dot_on_this_machine(a: &[f32], b: &[f32]) -> f32 {
+            dot(a, b)
+        }
+    }
+
+    #[test]
+    fn a_product_has_the_same_bits_alone_and_among_others_with_and_without_wide_vectors() {
+        let numbers = |seed: usize| -> Vec<f32> {
+            (0..300).map(|i| ((i * 7_919 + seed * 104_729) % 1_009) as f32 / 333.3 - 1.5).collect()
+        };
+        let (a, b, c, d) = (numbers(1), numbers(2), numbers(3), numbers(4));
+        for len in [0, 1, 15, 16, 17, 31, 32, 33, 255, 256, 300] {
+            let (a, b, c, d) = (&a[..len], &b[..len], &c[..len], &d[..len]);
+            let expected = [[dot(a, c), dot(a, d)], [dot(b, c), dot(b, d)]].map(|row| row.map(f32::to_bits));
+            assert_eq!(dots([a, b], [c, d]).map(|row| row.map(f32::to_bits)), expected, "{len} numbers");
+            assert_eq!(dot_on_this_machine(a, c).to_bits(), expected[0][0], "{len} numbers");
+            let exact: f64 = a.iter().zip(c).map(|(&a, &c)| f64::from(a) * f64::from(c)).sum();
+            assert!((f64::from(dot(a, c)) - exact).abs() <= 1e-4, "{len} numbers");
+        }
+    }
+}

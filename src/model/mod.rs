@@ -1,7 +1,7 @@
 //! From a GGUF file to a model: hyper-parameters, the graph they describe, and the weights that the graph names.
 //!
-//! An architecture is one file that reads like the formula it is, and one row in [`ARCHITECTURES`]. It asks for keys
-//! through [`keys::Keys`], which refuses what makes no sense, and for tensors through the graph's builder, which
+//! An architecture is one file that reads like the formula it is, and one row in `ARCHITECTURES`. It asks for keys
+//! through `keys::Keys`, which refuses what makes no sense, and for tensors through the graph's builder, which
 //! compares their shapes; so nothing is left to check afterwards, and nothing large is allocated before.
 
 mod blocks;

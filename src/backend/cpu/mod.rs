@@ -1,6 +1,6 @@
 //! The CPU back end: obvious and right first, since its ops are the reference for every other executor.
 //!
-//! A program keeps the graph as it is and walks through its ops, each on all rows of the step: [`ops`] has what an op
+//! A program keeps the graph as it is and walks through its ops, each on all rows of the step: `ops` has what an op
 //! computes, `threads` deals it out, `values` has the buffers. Weights stay where the file is mapped.
 
 mod multiversion;

@@ -15,3 +15,8 @@ pub mod quant;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

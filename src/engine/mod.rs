@@ -3,6 +3,27 @@
 //! An [`Engine`] owns a [`Program`](crate::backend::Program) on a thread of its own, which runs steps for all
 //! [`Session`]s together. A session is one sequence of the paged KV cache; [`Session::generate`] gives a stream of
 //! [`Token`]s. Nothing here knows what a device is made of: the same code drives the GPU, the CPU, and any other program.
+//!
+//! ```
+//! use futures::executor::block_on_stream;
+//! use halfbyte::engine::{Device, Engine, EngineOptions, Finish, GenerateOptions};
+//!
+//! # fn main() -> halfbyte::Result<()> {
+//! # let path = "tests/golden/tiny/llama-q4_0.gguf";
+//! let options = EngineOptions { device: Device::Cpu, ..EngineOptions::default() };
+//! let engine = Engine::load(path.as_ref(), &options)?;
+//! let prompt = engine.tokenizer().encode_prompt("Once upon a time")?;
+//!
+//! let mut session = engine.session()?;
+//! let options = GenerateOptions { max_tokens: Some(8), ..GenerateOptions::default() };
+//! let mut stream = session.generate(&prompt, options);
+//! for token in block_on_stream(&mut stream) {
+//!     print!("{}", token?.text);
+//! }
+//! assert_eq!(stream.finish(), Some(Finish::MaxTokens));
+//! # Ok(())
+//! # }
+//! ```
 
 mod device;
 mod generation;

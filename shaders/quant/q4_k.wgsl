@@ -1,15 +1,17 @@
-//! q4_k — super-blocks of 256 4-bit quants; each group has a 6-bit scale and offset: w = (d · scale) · q - (dmin · min)
+//! q4_k — super-blocks of 8 groups of 4-bit quants; a group has a 6-bit scale and min: w = (d · scale) · q - (dmin · min)
 //!
-//! blocks  [N / 256 · 9]  as in the file, 9 a super-block: d, dmin and 12 bytes of scales; 8 vectors of nibbles
+//! qs      [N / 32]   nibbles of a group
+//! head    [N / 256]  d and dmin, f16, and 12 bytes of scales and mins, as in the file
 //! exports quant_group, quant_dot
 //! import  group
 //! exact   quant_group has the bits of the CPU where the driver does not fuse; quant_dot scales once a group
 //! cpu     src/quant/q4_k.rs
 
-@group(1) @binding(0) var<storage, read> w_blocks: array<vec4<u32>>;
+@group(1) @binding(0) var<storage, read> w_qs: array<vec4<u32>>;
+@group(1) @binding(1) var<storage, read> w_head: array<vec4<u32>>;
 
 fn quant_group(g: u32) -> Group {
-    let q = q4_k_quants(g);
+    let q = group_nibbles(w_qs[g]);
     let dm = q4_k_scale(g);
     let m = vec4<f32>(dm.y);
     return Group(
@@ -20,13 +22,13 @@ fn quant_group(g: u32) -> Group {
 
 fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
     let dm = q4_k_scale(g);
-    return dm.x * group_dot(q4_k_quants(g), x) - dm.y * x_sum;
+    return dm.x * group_dot(group_nibbles(w_qs[g]), x) - dm.y * x_sum;
 }
 
 // d · scale and dmin · min of group g. Byte j (< 4) of the three words has: bits 0-5 of scale j, and above them bits 4-5
 // of scale j + 4; the same of min; bits 0-3 of scale j + 4, and above them of min j + 4.
 fn q4_k_scale(g: u32) -> vec2<f32> {
-    let head = w_blocks[9u * (g >> 3u)];
+    let head = w_head[g >> 3u];
     let shift = 8u * (g & 3u);
     let scale = (head.y >> shift) & 0xffu;
     let offset = (head.z >> shift) & 0xffu;
@@ -34,16 +36,4 @@ fn q4_k_scale(g: u32) -> vec2<f32> {
     let first = vec2<u32>(scale & 63u, offset & 63u);
     let second = vec2<u32>((low & 15u) | ((scale >> 2u) & 48u), (low >> 4u) | ((offset >> 2u) & 48u));
     return unpack2x16float(head.x) * vec2<f32>(select(first, second, (g & 4u) != 0u));
-}
-
-// The quants of group g, whole numbers. Two groups share 32 bytes: the even one has the low nibbles.
-fn q4_k_quants(g: u32) -> Group {
-    let i = 9u * (g >> 3u) + 1u + (g & 6u);
-    let shift = vec4<u32>((g & 1u) << 2u);
-    let a = (w_blocks[i] >> shift) & vec4<u32>(0x0f0f0f0fu);
-    let b = (w_blocks[i + 1u] >> shift) & vec4<u32>(0x0f0f0f0fu);
-    return Group(
-        group_bytes(a.x), group_bytes(a.y), group_bytes(a.z), group_bytes(a.w),
-        group_bytes(b.x), group_bytes(b.y), group_bytes(b.z), group_bytes(b.w),
-    );
 }

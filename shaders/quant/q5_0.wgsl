@@ -1,8 +1,8 @@
 //! q5_0 — groups of 5-bit quants with a scale: w = d · (q - 16)
 //!
-//! qs      [N / 32]  a group: byte i has bits 0-3 of q of weight i, in its high nibble of weight i + 16
-//! qh      [N / 32]  a group: bit i is bit 4 of q of weight i
-//! d       [N / 64]  scales of two groups, f16
+//! qs      [N / 32]   nibbles of a group
+//! qh      [N / 32]   fifth bits of a group
+//! d       [N / 64]   scales of two groups, f16
 //! exports quant_group, quant_dot
 //! import  group
 //! exact   quant_group has the bits of the CPU; quant_dot scales and offsets once a group
@@ -13,7 +13,7 @@
 @group(1) @binding(2) var<storage, read> w_d: array<u32>;
 
 fn quant_group(g: u32) -> Group {
-    let q = q5_0_quants(g);
+    let q = group_fives(w_qs[g], w_qh[g]);
     let d = group_half(w_d[g >> 1u], g);
     return Group(
         d * (q.v0 - 16.0), d * (q.v1 - 16.0), d * (q.v2 - 16.0), d * (q.v3 - 16.0),
@@ -22,23 +22,5 @@ fn quant_group(g: u32) -> Group {
 }
 
 fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
-    return group_half(w_d[g >> 1u], g) * (group_dot(q5_0_quants(g), x) - 16.0 * x_sum);
-}
-
-// The quants of group g, whole numbers.
-fn q5_0_quants(g: u32) -> Group {
-    let low = w_qs[g] & vec4<u32>(0x0f0f0f0fu);
-    let high = (w_qs[g] >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
-    let h = w_qh[g];
-    return Group(
-        group_bytes(low.x | q5_0_fifth(h)), group_bytes(low.y | q5_0_fifth(h >> 4u)),
-        group_bytes(low.z | q5_0_fifth(h >> 8u)), group_bytes(low.w | q5_0_fifth(h >> 12u)),
-        group_bytes(high.x | q5_0_fifth(h >> 16u)), group_bytes(high.y | q5_0_fifth(h >> 20u)),
-        group_bytes(high.z | q5_0_fifth(h >> 24u)), group_bytes(high.w | q5_0_fifth(h >> 28u)),
-    );
-}
-
-// Bits 0 to 3 of h, each as bit 4 of one byte: the product has a copy of the four bits at 4, 11, 18 and 25.
-fn q5_0_fifth(h: u32) -> u32 {
-    return ((h & 15u) * 0x02040810u) & 0x10101010u;
+    return group_half(w_d[g >> 1u], g) * (group_dot(group_fives(w_qs[g], w_qh[g]), x) - 16.0 * x_sum);
 }

@@ -23,14 +23,6 @@ pub fn blocks<B: Pod>(bytes: &[u8]) -> &[B] {
     bytemuck::cast_slice(bytes)
 }
 
-/// A plane as an array with one entry a block, to write to.
-///
-/// # Panics
-/// If `plane` does not hold whole entries.
-pub(super) fn entries<T: Pod>(plane: &mut [u8]) -> &mut [T] {
-    bytemuck::cast_slice_mut(plane)
-}
-
 /// [`super::Format::dequantize`] of a block format.
 ///
 /// # Panics
@@ -69,17 +61,11 @@ fn dequantize_all<B: Block<N>, const N: usize>(src: &[B], dst: &mut [[f32; N]]) 
 /// If `src` does not hold whole blocks, or `dst` is not as long as they take.
 pub(super) fn quantize<B: Block<N>, const N: usize>(src: &[f32], dst: &mut [u8]) {
     let (src, rest) = src.as_chunks::<N>();
-    let dst = entries::<B>(dst);
+    let dst: &mut [B] = bytemuck::cast_slice_mut(dst);
     assert!(rest.is_empty() && src.len() == dst.len(), "blocks to read and blocks to write");
     for (weights, block) in src.iter().zip(dst) {
         *block = B::quantize(weights);
     }
-}
-
-/// [`super::Format::pack`] of a format whose blocks are copied as they are, into one plane.
-pub(super) fn pack_whole(src: &[u8], planes: &mut [&mut [u8]]) {
-    let [plane] = planes else { panic!("one plane, not {}", planes.len()) };
-    plane.copy_from_slice(src);
 }
 
 fn whole<const N: usize>(weights: &mut [f32]) -> &mut [[f32; N]] {

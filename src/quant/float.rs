@@ -5,7 +5,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::{self, Half};
-use super::{Format, Plane};
+use super::{Format, Plane, planes};
 
 /// IEEE 754 binary32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
@@ -28,7 +28,7 @@ pub(super) static F32: Format = Format {
     dequantize: block::dequantize::<Single, 1>,
     quantize: block::quantize::<Single, 1>,
     planes: &[Plane { name: "w", block_bytes: 4 }],
-    pack: block::pack_whole,
+    pack: planes::whole,
     shader: include_str!("../../shaders/quant/f32.wgsl"),
 };
 
@@ -40,7 +40,7 @@ pub(super) static F16: Format = Format {
     dequantize: block::dequantize::<Half, 1>,
     quantize: block::quantize::<Half, 1>,
     planes: &[Plane { name: "w", block_bytes: 2 }],
-    pack: block::pack_whole,
+    pack: planes::whole,
     shader: include_str!("../../shaders/quant/f16.wgsl"),
 };
 
@@ -52,7 +52,7 @@ pub(super) static BF16: Format = Format {
     dequantize: block::dequantize::<Brain, 1>,
     quantize: block::quantize::<Brain, 1>,
     planes: &[Plane { name: "w", block_bytes: 2 }],
-    pack: block::pack_whole,
+    pack: planes::whole,
     shader: include_str!("../../shaders/quant/bf16.wgsl"),
 };
 

@@ -1,49 +1,79 @@
-//! The 12 bytes in which Q4_K and Q5_K keep the scales and offsets of their eight sub-blocks, 6 bits each.
+//! The 16 bytes in which a super-block of Q4_K or Q5_K keeps the scales and offsets of its eight sub-blocks.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::block::Half;
 
 /// ```text
-/// byte   bits 7-6          bits 5-0
-/// 0-3    scale 4-7 bit 5-4  scale 0-3
-/// 4-7    min 4-7 bit 5-4    min 0-3
+/// byte 0     2        4
+///      d f16 dmin f16 packed, 6 bits for each scale and min:
 ///
-/// byte   bits 7-4          bits 3-0
-/// 8-11   min 4-7 bit 3-0    scale 4-7 bit 3-0
+/// byte   bits 7-6              bits 5-0
+/// 4-7    bits 5-4 of scale 4-7  scale 0-3
+/// 8-11   bits 5-4 of min 4-7    min 0-3
+///
+/// byte   bits 7-4              bits 3-0
+/// 12-15  bits 3-0 of min 4-7    bits 3-0 of scale 4-7
 /// ```
-pub type Packed = [u8; 12];
-
-/// Scales and offsets of the eight sub-blocks, 0 to 63.
-#[inline(always)]
-pub fn unpack(packed: &Packed) -> ([u8; 8], [u8; 8]) {
-    let (mut scales, mut mins) = ([0; 8], [0; 8]);
-    for i in 0..4 {
-        scales[i] = packed[i] & 63;
-        mins[i] = packed[i + 4] & 63;
-        scales[i + 4] = packed[i + 8] & 15 | packed[i] >> 6 << 4;
-        mins[i + 4] = packed[i + 8] >> 4 | packed[i + 4] >> 6 << 4;
-    }
-    (scales, mins)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Head {
+    /// Scale of the scales.
+    pub d: Half,
+    /// Scale of the offsets.
+    pub dmin: Half,
+    /// Scales and offsets of the sub-blocks.
+    pub packed: [u8; 12],
 }
 
-/// The inverse of [`unpack`]; every number is at most 63.
-pub(super) fn pack(scales: &[u8; 8], mins: &[u8; 8]) -> Packed {
-    let mut packed = [0; 12];
-    for i in 0..4 {
-        packed[i] = scales[i] | scales[i + 4] >> 4 << 6;
-        packed[i + 4] = mins[i] | mins[i + 4] >> 4 << 6;
-        packed[i + 8] = scales[i + 4] & 15 | mins[i + 4] << 4;
+const _: () = assert!(size_of::<Head>() == 16 && align_of::<Head>() == 1);
+
+impl Head {
+    /// Every number of `scales` and `mins` is at most 63.
+    pub(super) fn new(d: Half, scales: &[u8; 8], dmin: Half, mins: &[u8; 8]) -> Self {
+        let mut packed = [0; 12];
+        for i in 0..4 {
+            packed[i] = scales[i] | scales[i + 4] >> 4 << 6;
+            packed[i + 4] = mins[i] | mins[i + 4] >> 4 << 6;
+            packed[i + 8] = scales[i + 4] & 15 | mins[i + 4] << 4;
+        }
+        Self { d, dmin, packed }
     }
-    packed
+
+    /// `d · scale` and `dmin · min` of the eight sub-blocks.
+    #[inline(always)]
+    pub fn unpack(&self) -> ([f32; 8], [f32; 8]) {
+        let (scales, mins) = self.unpack_integers();
+        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
+        (scales.map(|scale| d * f32::from(scale)), mins.map(|min| dmin * f32::from(min)))
+    }
+
+    /// Scales and offsets of the eight sub-blocks, 0 to 63, in units of `d` and `dmin`.
+    #[inline(always)]
+    pub fn unpack_integers(&self) -> ([u8; 8], [u8; 8]) {
+        let packed = &self.packed;
+        let (mut scales, mut mins) = ([0; 8], [0; 8]);
+        for i in 0..4 {
+            scales[i] = packed[i] & 63;
+            mins[i] = packed[i + 4] & 63;
+            scales[i + 4] = packed[i + 8] & 15 | packed[i] >> 6 << 4;
+            mins[i + 4] = packed[i + 8] >> 4 | packed[i + 4] >> 6 << 4;
+        }
+        (scales, mins)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{pack, unpack};
+    use super::{Half, Head};
 
     #[test]
     fn all_six_bits_survive() {
+        let one = Half::from_f32(1.0);
         for i in 0..64u8 {
             let scales = std::array::from_fn(|j| (i + 9 * j as u8) % 64);
             let mins = std::array::from_fn(|j| (i * 5 + 13 * j as u8) % 64);
-            assert_eq!(unpack(&pack(&scales, &mins)), (scales, mins));
+            assert_eq!(Head::new(one, &scales, one, &mins).unpack_integers(), (scales, mins));
         }
     }
 }

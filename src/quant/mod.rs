@@ -6,6 +6,7 @@
 pub mod block;
 pub mod float;
 pub mod k_scales;
+mod planes;
 pub mod q4_0;
 pub mod q4_1;
 pub mod q4_k;
@@ -37,7 +38,7 @@ pub struct Format {
     pub quantize: fn(src: &[f32], dst: &mut [u8]),
     /// The planes into which the GPU splits a block, in the order of their bindings.
     pub planes: &'static [Plane],
-    /// De-interleaves whole blocks into one buffer per plane; `planes[i]` takes `planes[i].block_bytes` a block.
+    /// Splits whole blocks into one buffer per plane; `planes[i]` takes `planes[i].block_bytes` a block.
     pub pack: fn(src: &[u8], planes: &mut [&mut [u8]]),
     /// The WGSL module with the functions of this format (`shaders/quant/<format>.wgsl`).
     pub shader: &'static str,

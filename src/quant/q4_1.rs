@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::block::{self, Half};
 use super::q4_0::nibbles;
-use super::{Format, Plane, round};
+use super::{Format, Plane, planes, round};
 
 /// Weights in a block.
 pub const LEN: usize = 32;
@@ -59,8 +59,8 @@ impl block::Block<LEN> for Block {
 }
 
 fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
-    let [qs, dm] = planes else { panic!("Q4_1 has two planes, not {}", planes.len()) };
-    let (qs, dm) = (block::entries(qs), block::entries(dm));
+    let [qs, dm] = planes::split(planes);
+    let (qs, dm) = (planes::entries(qs), planes::entries(dm));
     for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
         qs[i] = block.qs;
         dm[i] = [block.d, block.m];

@@ -3,15 +3,16 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::{self, Half};
-use super::{Format, Plane, k_scales, search};
+use super::block;
+use super::k_scales::Head;
+use super::{Format, Plane, planes, search};
 
 /// Weights in a block.
 pub const LEN: usize = 256;
 
 /// ```text
-/// byte 0     2        4          16                                     144
-///      d f16 dmin f16 k_scales   qs: byte 32c + i (c < 4, i < 32) has
+/// byte 0                         16                                     144
+///      head: d, dmin, scales     qs: byte 32c + i (c < 4, i < 32) has
 ///                                bits 0-3  q of weight 64c + i
 ///                                bits 4-7  q of weight 64c + i + 32
 /// ```
@@ -19,12 +20,8 @@ pub const LEN: usize = 256;
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub struct Block {
-    /// Scale of the scales.
-    pub d: Half,
-    /// Scale of the offsets.
-    pub dmin: Half,
-    /// Scales and offsets of the sub-blocks.
-    pub scales: k_scales::Packed,
+    /// Scales and offsets.
+    pub head: Head,
     /// Nibbles.
     pub qs: [u8; LEN / 2],
 }
@@ -38,22 +35,21 @@ pub(super) static FORMAT: Format = Format {
     block_bytes: size_of::<Block>(),
     dequantize: block::dequantize::<Block, LEN>,
     quantize: block::quantize::<Block, LEN>,
-    planes: &[Plane { name: "blocks", block_bytes: size_of::<Block>() }],
-    pack: block::pack_whole,
+    planes: &[Plane { name: "qs", block_bytes: 128 }, Plane { name: "head", block_bytes: 16 }],
+    pack,
     shader: include_str!("../../shaders/quant/q4_k.wgsl"),
 };
 
 impl block::Block<LEN> for Block {
     #[inline(always)]
     fn dequantize(&self, dst: &mut [f32; LEN]) {
-        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
-        let (scales, mins) = k_scales::unpack(&self.scales);
+        let (scales, mins) = self.head.unpack();
         let (subs, _) = dst.as_chunks_mut::<32>();
         let (qs, _) = self.qs.as_chunks::<32>();
         for (c, qs) in qs.iter().enumerate() {
             let (low, high) = (qs.map(|q| q & 15), qs.map(|q| q >> 4));
             for (sub, q) in [(2 * c, low), (2 * c + 1, high)] {
-                let (d, m) = (d * f32::from(scales[sub]), dmin * f32::from(mins[sub]));
+                let (d, m) = (scales[sub], mins[sub]);
                 for (w, q) in subs[sub].iter_mut().zip(q) {
                     *w = d * f32::from(q) - m;
                 }
@@ -68,6 +64,17 @@ impl block::Block<LEN> for Block {
             let low = i / 32 * 64 + i % 32;
             *byte = q[low] | q[low + 32] << 4;
         }
-        Self { d: head.d, dmin: head.dmin, scales: k_scales::pack(&head.scales, &head.mins), qs }
+        Self { head, qs }
+    }
+}
+
+fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
+    let [qs, head] = planes::split(planes);
+    let (qs, head) = (planes::entries::<[[[u8; 16]; 2]; 4]>(qs), planes::entries(head));
+    for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
+        for (pair, bytes) in qs[i].iter_mut().zip(block.qs.as_chunks().0) {
+            *pair = planes::nibbles(bytes);
+        }
+        head[i] = block.head;
     }
 }

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::block::{self, Half};
 use super::q4_0::nibbles;
-use super::{Format, Plane, round};
+use super::{Format, Plane, planes, round};
 
 /// Weights in a block.
 pub const LEN: usize = 32;
@@ -82,11 +82,11 @@ pub(super) fn split_five_bits(q: &[u8; LEN]) -> ([u8; LEN / 2], [u8; 4]) {
 }
 
 fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
-    let [qs, qh, d] = planes else { panic!("Q5_0 has three planes, not {}", planes.len()) };
-    let (qs, qh, d) = (block::entries(qs), block::entries(qh), block::entries(d));
+    let [qs, qh, d] = planes::split(planes);
+    let (qs, qh, d) = (planes::entries(qs), planes::entries(qh), planes::entries(d));
     for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
         qs[i] = block.qs;
-        qh[i] = block.qh;
+        qh[i] = planes::fifths(block.qh);
         d[i] = block.d;
     }
 }

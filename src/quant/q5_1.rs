@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::block::{self, Half};
 use super::q5_0::{five_bits, split_five_bits};
-use super::{Format, Plane, round};
+use super::{Format, Plane, planes, round};
 
 /// Weights in a block.
 pub const LEN: usize = 32;
@@ -66,11 +66,11 @@ impl block::Block<LEN> for Block {
 }
 
 fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
-    let [qs, qh, dm] = planes else { panic!("Q5_1 has three planes, not {}", planes.len()) };
-    let (qs, qh, dm) = (block::entries(qs), block::entries(qh), block::entries(dm));
+    let [qs, qh, dm] = planes::split(planes);
+    let (qs, qh, dm) = (planes::entries(qs), planes::entries(qh), planes::entries(dm));
     for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
         qs[i] = block.qs;
-        qh[i] = block.qh;
+        qh[i] = planes::fifths(block.qh);
         dm[i] = [block.d, block.m];
     }
 }

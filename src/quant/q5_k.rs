@@ -3,15 +3,16 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::block::{self, Half};
-use super::{Format, Plane, k_scales, search};
+use super::block;
+use super::k_scales::Head;
+use super::{Format, Plane, planes, search};
 
 /// Weights in a block.
 pub const LEN: usize = 256;
 
 /// ```text
-/// byte 0     2        4         16                 48                                    176
-///      d f16 dmin f16 k_scales  qh: byte i (< 32)  qs: byte 32c + i (c < 4, i < 32) has
+/// byte 0                        16                 48                                    176
+///      head: d, dmin, scales    qh: byte i (< 32)  qs: byte 32c + i (c < 4, i < 32) has
 ///                               bit s is bit 4     bits 0-3  bits 0-3 of q of weight 64c + i
 ///                               of weight 32s + i  bits 4-7  bits 0-3 of q of weight 64c + i + 32
 /// ```
@@ -19,12 +20,8 @@ pub const LEN: usize = 256;
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub struct Block {
-    /// Scale of the scales.
-    pub d: Half,
-    /// Scale of the offsets.
-    pub dmin: Half,
-    /// Scales and offsets of the sub-blocks.
-    pub scales: k_scales::Packed,
+    /// Scales and offsets.
+    pub head: Head,
     /// Fifth bits.
     pub qh: [u8; LEN / 8],
     /// Nibbles.
@@ -40,19 +37,22 @@ pub(super) static FORMAT: Format = Format {
     block_bytes: size_of::<Block>(),
     dequantize: block::dequantize::<Block, LEN>,
     quantize: block::quantize::<Block, LEN>,
-    planes: &[Plane { name: "blocks", block_bytes: size_of::<Block>() }],
-    pack: block::pack_whole,
+    planes: &[
+        Plane { name: "qs", block_bytes: 128 },
+        Plane { name: "qh", block_bytes: 32 },
+        Plane { name: "head", block_bytes: 16 },
+    ],
+    pack,
     shader: include_str!("../../shaders/quant/q5_k.wgsl"),
 };
 
 impl block::Block<LEN> for Block {
     #[inline(always)]
     fn dequantize(&self, dst: &mut [f32; LEN]) {
-        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
-        let (scales, mins) = k_scales::unpack(&self.scales);
+        let (scales, mins) = self.head.unpack();
         let q = five_bits(&self.qs, &self.qh);
         for (sub, (w, q)) in dst.as_chunks_mut::<32>().0.iter_mut().zip(q.as_chunks::<32>().0).enumerate() {
-            let (d, m) = (d * f32::from(scales[sub]), dmin * f32::from(mins[sub]));
+            let (d, m) = (scales[sub], mins[sub]);
             for (w, q) in w.iter_mut().zip(q) {
                 *w = d * f32::from(*q) - m;
             }
@@ -69,7 +69,7 @@ impl block::Block<LEN> for Block {
         for (i, q) in q.iter().enumerate() {
             qh[i % 32] |= q >> 4 << (i / 32);
         }
-        Self { d: head.d, dmin: head.dmin, scales: k_scales::pack(&head.scales, &head.mins), qh, qs }
+        Self { head, qh, qs }
     }
 }
 
@@ -84,4 +84,19 @@ fn five_bits(qs: &[u8; LEN / 2], qh: &[u8; LEN / 8]) -> [u8; LEN] {
         }
     }
     q
+}
+
+fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
+    let [qs, qh, head] = planes::split(planes);
+    let (qs, qh) = (planes::entries::<[[[u8; 16]; 2]; 4]>(qs), planes::entries::<[[u8; 4]; 8]>(qh));
+    let head = planes::entries(head);
+    for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
+        for (pair, bytes) in qs[i].iter_mut().zip(block.qs.as_chunks().0) {
+            *pair = planes::nibbles(bytes);
+        }
+        for (sub, bits) in qh[i].iter_mut().enumerate() {
+            *bits = planes::fifths_at(sub, &block.qh);
+        }
+        head[i] = block.head;
+    }
 }

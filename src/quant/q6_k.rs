@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::{self, Half};
-use super::{Format, Plane, search};
+use super::{Format, Plane, planes, search};
 
 /// Weights in a block.
 pub const LEN: usize = 256;
@@ -93,11 +93,21 @@ fn six_bits(ql: &[u8], qh: &[u8]) -> [u8; 128] {
 }
 
 fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
-    let [ql, qh, sc, d] = planes else { panic!("Q6_K has four planes, not {}", planes.len()) };
-    let (ql, qh, sc, d) = (block::entries(ql), block::entries(qh), block::entries(sc), block::entries(d));
+    let [ql, qh, sc, d] = planes::split(planes);
+    let (ql, qh) = (planes::entries::<[[u8; 16]; 8]>(ql), planes::entries::<[[[u8; 4]; 2]; 8]>(qh));
+    let (sc, d) = (planes::entries(sc), planes::entries(d));
     for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
-        ql[i] = block.ql;
-        qh[i] = block.qh;
+        let (low, high) = (block.ql.as_chunks::<32>().0, block.qh.as_chunks::<32>().0);
+        for h in 0..2 {
+            // The first 32 bytes of a half have groups 0 and 2, the other ones groups 1 and 3.
+            for odd in 0..2 {
+                let [a, b] = planes::nibbles(&low[2 * h + odd]);
+                (ql[i][4 * h + odd], ql[i][4 * h + odd + 2]) = (a, b);
+            }
+            for k in 0..4 {
+                qh[i][4 * h + k] = planes::two_bits_at(2 * k, &high[h]);
+            }
+        }
         sc[i] = block.scales;
         d[i] = block.d;
     }

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::{self, Half};
-use super::{Format, Plane, round};
+use super::{Format, Plane, planes, round};
 
 /// Weights in a block.
 pub const LEN: usize = 32;
@@ -52,8 +52,8 @@ impl block::Block<LEN> for Block {
 }
 
 fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
-    let [qs, d] = planes else { panic!("Q8_0 has two planes, not {}", planes.len()) };
-    let (qs, d) = (block::entries(qs), block::entries(d));
+    let [qs, d] = planes::split(planes);
+    let (qs, d) = (planes::entries(qs), planes::entries(d));
     for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
         qs[i] = block.qs;
         d[i] = block.d;

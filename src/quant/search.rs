@@ -5,18 +5,11 @@
 //! of a larger magnitude count more, because they contribute more to a dot product.
 
 use super::block::Half;
+use super::k_scales::Head;
 use super::round::{furthest_from_zero, min_max};
 
 /// Weights in a super-block.
 const LEN: usize = 256;
-
-/// Scales of a super-block of Q4_K or Q5_K: `w = (d · scale) · q - (dmin · min)`.
-pub(super) struct Head {
-    pub(super) d: Half,
-    pub(super) dmin: Half,
-    pub(super) scales: [u8; 8],
-    pub(super) mins: [u8; 8],
-}
 
 /// `w = scale · q - min`
 #[derive(Clone, Copy, Default)]
@@ -43,7 +36,7 @@ pub(super) fn super_block(src: &[f32; LEN], max_q: u8) -> (Head, [u8; LEN]) {
             *q = stored.quantize(sub, max_q);
         }
     }
-    (Head { d, dmin, scales, mins }, q)
+    (Head::new(d, &scales, dmin, &mins), q)
 }
 
 /// Quantizes sixteen sub-blocks of 16, each with a signed scale of 8 bits, to quants of `0..64` that stand for

@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use halfbyte::{model, quant};
+
 use code::{Source, code_of};
 
 mod code;
@@ -212,8 +214,29 @@ fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
+/// What the README lists after `<!-- support:NAME -->`, sorted.
+fn supported<'a>(readme: &'a str, name: &str) -> Vec<&'a str> {
+    let (_, rest) = readme.split_once(&format!("<!-- support:{name} -->")).expect("the README says what is supported");
+    let (list, _) = rest.split_once("<!-- /support -->").expect("the list ends");
+    let mut names: Vec<_> = list.split(',').map(str::trim).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn the_readme_lists_what_is_supported() {
+    let readme = read("README.md");
+    let mut formats: Vec<_> = quant::ALL.iter().map(|format| format.name).collect();
+    formats.sort_unstable();
+    assert_eq!(supported(&readme, "formats"), formats);
+    let mut architectures: Vec<_> = model::architectures().collect();
+    architectures.sort_unstable();
+    assert_eq!(supported(&readme, "architectures"), architectures);
+}
+
 /// Documents whose paths have to exist.
-const DOCUMENTS: [&str; 3] = ["docs/architecture.md", "docs/decisions.md", "CONTRIBUTING.md"];
+const DOCUMENTS: [&str; 5] =
+    ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/decisions.md", "docs/perf.md"];
 
 /// Whether what a document has in backticks is the path of one file or folder. `src/quant/FORMAT.rs` stands for many.
 fn is_path(quoted: &str) -> bool {

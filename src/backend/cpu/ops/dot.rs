@@ -6,32 +6,25 @@
 //! bit of any result.
 
 /// Independent sums: two AVX registers, four SSE or NEON registers.
-pub(super) const LANES: usize = 16;
+const LANES: usize = 16;
+type Lanes = [f32; LANES];
 
 /// `a[i] · b[j]` for each i and j.
 #[inline(always)]
 pub(super) fn dots<const A: usize, const B: usize>(a: [&[f32]; A], b: [&[f32]; B]) -> [[f32; B]; A] {
     let len = a[0].len();
     assert!(a.iter().chain(&b).all(|row| row.len() == len), "rows of different lengths");
-    let whole = len - len % LANES;
-    let mut sums = [[[0.0f32; LANES]; B]; A];
-    for k in (0..whole).step_by(LANES) {
-        let a = a.map(|row| lanes(row, k));
-        let b = b.map(|row| lanes(row, k));
-        for i in 0..A {
-            for j in 0..B {
-                for l in 0..LANES {
-                    sums[i][j][l] += a[i][l] * b[j][l];
-                }
-            }
-        }
+    let mut sums = [[[0.0; LANES]; B]; A];
+    for k in (0..len - len % LANES).step_by(LANES) {
+        sums = multiply_add(sums, a.map(|row| lanes(row, k)), b.map(|row| lanes(row, k)));
     }
+    if !len.is_multiple_of(LANES) {
+        sums = multiply_add(sums, a.map(tail), b.map(tail));
+    }
+    // Not `map`: it is not inlined here, and costs as much as the sums.
     let mut result = [[0.0; B]; A];
     for i in 0..A {
         for j in 0..B {
-            for k in whole..len {
-                sums[i][j][k - whole] += a[i][k] * b[j][k];
-            }
             result[i][j] = add_pairwise(sums[i][j]);
         }
     }
@@ -45,23 +38,49 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn lanes(row: &[f32], k: usize) -> [f32; LANES] {
+fn lanes(row: &[f32], k: usize) -> Lanes {
     let mut lanes = [0.0; LANES];
     lanes.copy_from_slice(&row[k..k + LANES]);
     lanes
 }
 
+/// What is left of a row after whole chunks, filled up with zeros.
 #[inline(always)]
-fn add_pairwise(mut sums: [f32; LANES]) -> f32 {
-    let mut n = LANES / 2;
-    while n > 0 {
+fn tail(row: &[f32]) -> Lanes {
+    let mut tail = [0.0; LANES];
+    let rest = row.as_chunks::<LANES>().1;
+    tail[..rest.len()].copy_from_slice(rest);
+    tail
+}
+
+// By value, so that the sums are registers and never have an address.
+#[inline(always)]
+fn multiply_add<const A: usize, const B: usize>(
+    mut sums: [[Lanes; B]; A],
+    a: [Lanes; A],
+    b: [Lanes; B],
+) -> [[Lanes; B]; A] {
+    for i in 0..A {
+        for j in 0..B {
+            for l in 0..LANES {
+                sums[i][j][l] += a[i][l] * b[j][l];
+            }
+        }
+    }
+    sums
+}
+
+#[inline(always)]
+fn add_pairwise(mut sums: Lanes) -> f32 {
+    for n in [8, 4, 2, 1] {
         for l in 0..n {
             sums[l] += sums[l + n];
         }
-        n /= 2;
     }
     sums[0]
 }
+
+const _: () = assert!(LANES == 16, "add_pairwise halves 16 sums");
 
 #[cfg(test)]
 mod tests {

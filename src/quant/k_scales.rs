@@ -70,9 +70,9 @@ mod tests {
     #[test]
     fn all_six_bits_survive() {
         let one = Half::from_f32(1.0);
-        for i in 0..64u8 {
-            let scales = std::array::from_fn(|j| (i + 9 * j as u8) % 64);
-            let mins = std::array::from_fn(|j| (i * 5 + 13 * j as u8) % 64);
+        for i in 0..64 {
+            let scales = std::array::from_fn(|j| ((i + 9 * j) % 64) as u8);
+            let mins = std::array::from_fn(|j| ((5 * i + 13 * j) % 64) as u8);
             assert_eq!(Head::new(one, &scales, one, &mins).unpack_integers(), (scales, mins));
         }
     }

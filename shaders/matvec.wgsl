@@ -5,23 +5,14 @@
 //! y       [M]     f32, by `epilogue`
 //! grid    ceil(M / (4·WG/LANES)) workgroups, linear over (x, y) since there may be more than 65535
 //! group   WG invocations are WG/LANES teams of LANES; a team shares 4 rows, its lane i takes groups i, i+LANES, …
-//! const   M, K;  WG, LANES  powers of two, LANES ≤ WG
-//! import  group, quant, lanes, epilogue
+//! const   WG, LANES  powers of two, LANES ≤ WG
+//! import  group, shape, x, quant, lanes, epilogue
 //! tail    rows ≥ M are not read or written; K is a whole number of groups; nothing else is assumed
 //! exact   f32 sums; order differs from the CPU: nmse ≤ 1e-7
 //! cpu     src/backend/cpu/ops/matmul.rs
 
-override M: u32;
-override K: u32;
 override WG: u32;
 override LANES: u32;
-
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [K / 4]
-
-fn load_x(g: u32) -> Group {
-    let i = g * 8u;
-    return Group(x[i], x[i + 1u], x[i + 2u], x[i + 3u], x[i + 4u], x[i + 5u], x[i + 6u], x[i + 7u]);
-}
 
 @compute @workgroup_size(WG)
 fn main(
@@ -31,27 +22,29 @@ fn main(
 ) {
     let team = (id.y * count.x + id.x) * (WG / LANES) + i / LANES;
     let row = team * 4u;
-    let groups = K / 32u;
+    let groups = shape.groups;
 
-    // 1. partial dot products of four rows; the row test folds away where M is a multiple of four
+    // 1. partial dot products of four rows; the last one stands in for rows that do not exist
     var sum = vec4<f32>();
-    if row < M {
-        for (var g = i % LANES; g < groups; g += LANES) {
-            let v = load_x(g);
-            let v_sum = group_sum(v);
-            let w = row * groups + g;
-            sum.x += quant_dot(w, v, v_sum);
-            if M % 4u == 0u || row + 1u < M { sum.y += quant_dot(w + groups, v, v_sum); }
-            if M % 4u == 0u || row + 2u < M { sum.z += quant_dot(w + 2u * groups, v, v_sum); }
-            if M % 4u == 0u || row + 3u < M { sum.w += quant_dot(w + 3u * groups, v, v_sum); }
-        }
+    let w0 = min(row, shape.m - 1u) * groups;
+    let w1 = min(row + 1u, shape.m - 1u) * groups;
+    let w2 = min(row + 2u, shape.m - 1u) * groups;
+    let w3 = min(row + 3u, shape.m - 1u) * groups;
+    for (var g = i % LANES; g < groups; g += LANES) {
+        let v = x_group(x_at(g * 8u, i));
+        let v_sum = group_sum(v);
+        sum.x += quant_dot(w0 + g, v, v_sum);
+        sum.y += quant_dot(w1 + g, v, v_sum);
+        sum.z += quant_dot(w2 + g, v, v_sum);
+        sum.w += quant_dot(w3 + g, v, v_sum);
     }
 
     // 2. sum over the lanes of the team
     sum = lanes_sum(sum, i);
 
     // 3. one lane writes
-    if i % LANES == 0u && row < M {
-        epilogue(0u, row, sum);
+    if i % LANES == 0u && row < shape.m {
+        epilogue(0u, row, sum.xy);
+        if row + 2u < shape.m { epilogue(0u, row + 2u, sum.zw); }
     }
 }

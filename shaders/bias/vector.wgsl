@@ -1,12 +1,12 @@
 //! vector — a matmul with a bias per weight row.
 //!
-//! exports  bias4  what is added to four rows of the result
-//! bias     [Y_OFFSET + M]  f32, indexed like the result
+//! exports  bias2  what is added to two rows of the result
+//! bias     [y_offset + m]  f32, indexed like the result
+//! import   shape
 
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 
-fn bias4(row: u32) -> vec4<f32> {
-    let i = Y_OFFSET + row;
-    let last = Y_OFFSET + M - 1u;
-    return vec4<f32>(bias[i], bias[min(i + 1u, last)], bias[min(i + 2u, last)], bias[min(i + 3u, last)]);
+fn bias2(row: u32) -> vec2<f32> {
+    let i = shape.y_offset + row;
+    return vec2<f32>(bias[i], bias[min(i + 1u, shape.y_offset + shape.m - 1u)]);
 }

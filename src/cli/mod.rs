@@ -71,11 +71,20 @@ fn report(error: &Error) -> ExitCode {
     {
         return ExitCode::SUCCESS;
     }
-    anstream::eprintln!("{ERROR}error{ERROR:#}: {error}");
+    anstream::eprintln!("{ERROR}error{ERROR:#}: {}", printable(&error.to_string()));
     if let Some(hint) = error.hint() {
-        anstream::eprintln!("{NAME}hint{NAME:#}: {hint}");
+        anstream::eprintln!("{NAME}hint{NAME:#}: {}", printable(&hint));
     }
     ExitCode::from(if matches!(error, Error::Usage { .. }) { 2 } else { 1 })
+}
+
+/// The text without what a terminal would obey: errors quote files, and files come from strangers.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
 }
 
 /// Says something that people should know, on standard error.

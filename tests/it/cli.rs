@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use halfbyte::gguf::GgufWriter;
 use insta::assert_snapshot;
 use serde_json::Value;
 
@@ -186,6 +187,17 @@ fn errors_come_with_hints() {
     error: 8 tokens do not fit the context of 4
     hint: use a larger context (`-c`) or a shorter prompt
     ");
+}
+
+#[test]
+fn files_do_not_command_the_terminal_through_errors() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("evil.gguf");
+    let mut w = GgufWriter::new();
+    w.set("general.architecture", "a\x1b[2Jb");
+    w.create(&path).and_then(|stream| stream.finish()).expect("the folder is ours");
+    let (_, stderr) = failure(run(halfbyte().args(["generate", "--device", "cpu", "text", "-m"]).arg(path)));
+    assert!(stderr.contains(r"architecture `a\u{1b}[2Jb` is not supported"), "{stderr:?}");
 }
 
 #[test]

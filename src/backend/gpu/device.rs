@@ -180,7 +180,9 @@ impl Device {
             f16: features.contains(wgpu::Features::SHADER_F16),
             max_binding_bytes: binding.min(limits.max_buffer_size) / 256 * 256,
             max_buffer_bytes: limits.max_buffer_size / 256 * 256,
-            offset_alignment: u64::from(limits.min_storage_buffer_offset_alignment).max(256),
+            offset_alignment: u64::from(
+                limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment).max(256),
+            ),
             software: info.kind == AdapterKind::Software,
         };
         let faults = Arc::new(Faults::default());

@@ -45,6 +45,17 @@ pub(crate) enum Mode {
     Many,
 }
 
+/// Sizes of a matmul, as `shaders/lib/shape.wgsl` has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(crate) struct Shape {
+    pub m: u32,
+    pub groups: u32,
+    pub y_stride: u32,
+    pub y_offset: u32,
+    pub section: u32,
+}
+
 /// What fills a binding of group 0.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Bind {
@@ -58,6 +69,7 @@ pub(crate) enum Bind {
     Outputs,
     Tables,
     Angles(usize),
+    Shape(Shape),
     /// Result of argmax.
     Best,
 }
@@ -229,18 +241,21 @@ impl Lower<'_> {
         };
         for (part, piece) in matrix.parts.iter().enumerate() {
             let m = piece.rows.len();
-            let constants = vec![
-                ("M", m.into()),
-                ("K", row_len.into()),
-                ("WG", wg.into()),
-                ("LANES", lanes.into()),
-                ("SECTION", usize::from(self.fused.tensors[y].rows == Rows::Output).into()),
-                ("Y_STRIDE", self.width(y).into()),
-                ("Y_OFFSET", piece.rows.start.into()),
+            let constants = vec![("WG", wg.into()), ("LANES", lanes.into())];
+            let shape = Shape {
+                m: m as u32,
+                groups: (row_len / GROUP) as u32,
+                y_stride: self.width(y) as u32,
+                y_offset: piece.rows.start as u32,
+                section: u32::from(self.fused.tensors[y].rows == Rows::Output),
+            };
+            let x_module = if tune::x_is_shared(self.caps, lanes) { "shared" } else { "direct" };
+            let mut modules = vec![
+                ("x", x_module),
+                ("quant", matrix.format.name),
+                ("bias", if bias.is_empty() { "none" } else { "vector" }),
             ];
-            let mut modules =
-                vec![("quant", matrix.format.name), ("bias", if bias.is_empty() { "none" } else { "vector" })];
-            let mut binds = vec![(0, Bind::Tensor(x)), (1, Bind::Tensor(y))];
+            let mut binds = vec![(0, Bind::Tensor(x)), (1, Bind::Tensor(y)), (5, Bind::Shape(shape))];
             match epilogue {
                 Epilogue::Store => modules.push(("epilogue", "store")),
                 Epilogue::Add(r) => {
@@ -259,7 +274,7 @@ impl Lower<'_> {
                 }
                 Mode::Many => {
                     binds.push((4, Bind::Step));
-                    ("matmul", Grid::PerRows { x: m.div_ceil(4 * wg) as u32, rows_each: 4 })
+                    ("matmul", Grid::PerRows { x: m.div_ceil(2 * wg) as u32, rows_each: 6 })
                 }
             };
             let key = KernelKey { kernel, modules, constants };

@@ -14,7 +14,8 @@ pub(crate) struct Pipelines {
 }
 
 impl Pipelines {
-    /// Compiles all `keys`, with bounds checks and bounded loops if `checked`. Drivers compile on the calling thread, so there are as many threads as the CPU has.
+    /// Compiles all `keys`, with bounds checks and bounded loops if `checked`. Drivers compile on the calling thread, so
+    /// there are as many threads as the CPU has.
     ///
     /// # Errors
     /// If the driver refuses a kernel.

@@ -5,7 +5,7 @@
 
 use super::device::Device;
 use super::fuse::{self, Fused};
-use super::kernels::{Bind, Call, Grid, KvFormat, Lower, Mode};
+use super::kernels::{Bind, Call, Grid, KvFormat, Lower, Mode, Shape};
 use super::memory::{MatrixRef, WeightMemory};
 use super::pipeline::Pipelines;
 use super::{Options, fuse::Node};
@@ -170,6 +170,7 @@ struct Buffers {
     keys: Vec<wgpu::Buffer>,
     kv_values: Vec<wgpu::Buffer>,
     best: wgpu::Buffer,
+    shapes: Shapes,
 }
 
 impl Builder<'_> {
@@ -185,7 +186,7 @@ impl Builder<'_> {
         let keys = lists.flatten().map(|call| call.key.clone());
         let pipelines = Pipelines::compile(&self.device, self.options.checked, keys)?;
 
-        let (buffers, mut memory) = self.buffers(kv)?;
+        let (buffers, mut memory) = self.buffers(kv, body.iter().chain(&head).flatten())?;
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let readback_bytes = 4 * (self.limits.max_outputs * self.graph.n_vocab) as u64;
         let readback = self.device.buffer("readback", readback_bytes.max(16), usage)?;
@@ -217,7 +218,7 @@ impl Builder<'_> {
         Ok(program)
     }
 
-    fn buffers(&self, kv: KvFormat) -> Result<(Buffers, Memory)> {
+    fn buffers<'c>(&self, kv: KvFormat, calls: impl Iterator<Item = &'c Call>) -> Result<(Buffers, Memory)> {
         let mut memory = Memory::default();
         let make = |label: &str, bytes: usize, usage: wgpu::BufferUsages, total: &mut u64| {
             let size = (bytes as u64).next_multiple_of(16).max(16);
@@ -241,7 +242,9 @@ impl Builder<'_> {
         let best = make("best", 4 * self.limits.max_outputs, usage, &mut memory.scratch_bytes)?;
         let inputs = Inputs::new(&self.device, self.graph, &self.limits)?;
         memory.scratch_bytes += inputs.buffer.size();
-        Ok((Buffers { inputs, slots, values, keys, kv_values, best }, memory))
+        let shapes = Shapes::new(&self.device, calls)?;
+        memory.scratch_bytes += shapes.buffer.size();
+        Ok((Buffers { inputs, slots, values, keys, kv_values, best, shapes }, memory))
     }
 
     fn record(&self, call: &Call, pipelines: &Pipelines, buffers: &Buffers) -> Recorded {
@@ -280,8 +283,46 @@ impl Builder<'_> {
             Bind::Outputs => buffers.inputs.binding(buffers.inputs.outputs),
             Bind::Tables => buffers.inputs.binding(buffers.inputs.tables),
             Bind::Angles(rope) => buffers.inputs.binding(buffers.inputs.angles[*rope]),
+            Bind::Shape(shape) => buffers.shapes.binding(shape),
             Bind::Best => buffers.best.as_entire_binding(),
         }
+    }
+}
+
+/// The sizes of all matmuls, written once.
+struct Shapes {
+    buffer: wgpu::Buffer,
+    all: Vec<Shape>,
+    stride: u64,
+}
+
+impl Shapes {
+    fn new<'a>(device: &Device, calls: impl Iterator<Item = &'a Call>) -> Result<Self> {
+        let mut all = Vec::new();
+        for (_, bind) in calls.flat_map(|call| &call.binds) {
+            if let Bind::Shape(shape) = bind
+                && !all.contains(shape)
+            {
+                all.push(*shape);
+            }
+        }
+        let stride = device.caps.offset_alignment;
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let buffer = device.buffer("shapes", stride * all.len().max(1) as u64, usage)?;
+        for (i, shape) in (0..).zip(&all) {
+            device.queue.write_buffer(&buffer, i * stride, bytemuck::bytes_of(shape));
+        }
+        Ok(Self { buffer, all, stride })
+    }
+
+    fn binding(&self, shape: &Shape) -> wgpu::BindingResource<'_> {
+        let i =
+            self.all.iter().position(|known| known == shape).unwrap_or_else(|| panic!("{shape:?} was not collected"));
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: &self.buffer,
+            offset: i as u64 * self.stride,
+            size: wgpu::BufferSize::new(size_of::<Shape>() as u64),
+        })
     }
 }
 

@@ -40,6 +40,7 @@ sources![
     "lib/group",
     "lib/page",
     "lib/row",
+    "lib/shape",
     "matmul",
     "matvec",
     "output_rows",
@@ -52,6 +53,8 @@ sources![
     "rope_kv",
     "softcap",
     "store_kv",
+    "x/direct",
+    "x/shared",
 ];
 
 /// Which pipeline: a kernel, what fills its slots, and its constants.
@@ -179,7 +182,8 @@ mod tests {
 
     /// Slots below `text`, imports of imports included; `filled` decides what is in a slot.
     fn slots(text: &str, filled: &[(&'static str, &'static str)]) -> Vec<&'static str> {
-        const ALL: &[&str] = &["quant", "reduce", "lanes", "kv", "epilogue", "bias", "act", "residual", "head_norm"];
+        const ALL: &[&str] =
+            &["x", "quant", "reduce", "lanes", "kv", "epilogue", "bias", "act", "residual", "head_norm"];
         let imports = text.lines().find_map(|line| line.strip_prefix("//! import")).unwrap_or_default();
         let mut found = Vec::new();
         for import in imports.split(',').map(str::trim) {
@@ -212,8 +216,8 @@ mod tests {
     }
 
     fn constants() -> Vec<(&'static str, Constant)> {
-        let sizes = ["M", "K", "D", "ROWS", "Y_STRIDE", "HEAD_DIM", "N_ROT", "WG", "N_HEAD", "N_HEAD_KV"];
-        let others = ["ROW0", "SECTION", "Y_OFFSET", "NEOX", "WINDOW", "Q_OFFSET", "K_OFFSET", "V_OFFSET"];
+        let sizes = ["K", "D", "ROWS", "HEAD_DIM", "N_ROT", "WG", "N_HEAD", "N_HEAD_KV"];
+        let others = ["ROW0", "NEOX", "WINDOW", "Q_OFFSET", "K_OFFSET", "V_OFFSET"];
         let strides = ["Q_STRIDE", "K_STRIDE", "V_STRIDE"];
         let reals = ["EPS", "SCALE", "CAP", "SOFTCAP"];
         let small = [("LANES", 4_u32), ("SUBGROUP", 8)];

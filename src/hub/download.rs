@@ -6,6 +6,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sha2::{Digest, Sha256};
 
@@ -202,7 +203,10 @@ pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Erro
 pub(super) fn write_whole(path: &Path, text: &str) -> Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(io("create", parent))?;
-    let new = beside(path, &std::process::id().to_string());
+    // Neither another process nor another thread writes to the same new file.
+    static WRITES: AtomicUsize = AtomicUsize::new(0);
+    let write = WRITES.fetch_add(1, Ordering::Relaxed);
+    let new = beside(path, &format!("{}-{write}", std::process::id()));
     std::fs::write(&new, text).map_err(io("write", &new))?;
     std::fs::rename(&new, path).map_err(io("rename", &new))
 }

@@ -139,7 +139,7 @@ fn compile(model: &Model, limits: Limits, options: &EngineOptions, progress: Pro
         let memory = memory::plan(graph, weights, &limits, KvBytes(4));
         memory::check(&what, &memory, true)?;
         let threads = options.threads.unwrap_or_else(default_threads);
-        let program = cpu::compile(graph, weights, limits, cpu::Options { threads, keep_tensors: false })?;
+        let program = cpu::compile(graph, weights, limits, cpu::Options { threads, ..cpu::Options::default() })?;
         return Ok(Compiled { program: Box::new(program), choice, threads: Some(threads), memory });
     };
     let memory = memory::plan(graph, weights, &limits, KvBytes(2));

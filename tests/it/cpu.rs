@@ -1,7 +1,7 @@
 //! The CPU back end: golden runs, and the promise that a row's bits depend on nothing but the row.
 
 use halfbyte::backend::compare::first_difference;
-use halfbyte::backend::cpu::{self, CpuProgram, Options};
+use halfbyte::backend::cpu::{self, CpuProgram, Kernels, Options};
 use halfbyte::backend::{Limits, Program, Row, Step, Want, Weights};
 use halfbyte::graph::{Graph, Op, RopeKind};
 use halfbyte::model::Model;
@@ -19,15 +19,22 @@ const REAL: f64 = 0.001;
 const TINY_NMSE: f64 = 1e-10;
 /// Of one op: sums of up to 9,000 products in f32.
 const OP_NMSE: f64 = 1e-12;
+/// The same limits for kernels that round activations to 16 bits, and the KV cache to half precision.
+const FAST_REAL: f64 = 0.01;
+const FAST_TINY_NMSE: f64 = 1e-6;
+const FAST_OP_NMSE: f64 = 1e-7;
+const ALL_KERNELS: [Kernels; 2] = [Kernels::Reference, Kernels::Fast];
 
-fn compile(model: &Model, limits: Limits) -> CpuProgram {
-    let options = Options { threads: 2, keep_tensors: false };
+fn compile(model: &Model, limits: Limits, kernels: Kernels) -> CpuProgram {
+    let options = Options { threads: 2, kernels, ..Options::default() };
     cpu::compile(&model.graph, model, limits, options).expect("the model compiles")
 }
 
 fn check_real(file: &str, name: &str, n_ctx: usize) {
     let model = golden::load(&common::real_model(file));
-    golden::check_real(&mut compile(&model, golden::limits(n_ctx, 256)), name, REAL);
+    for (kernels, limit) in [(Kernels::Reference, REAL), (Kernels::Fast, FAST_REAL)] {
+        golden::check_real(&mut compile(&model, golden::limits(n_ctx, 256), kernels), name, limit);
+    }
 }
 
 #[test]
@@ -59,13 +66,22 @@ fn gemma3_long_is_golden() {
 fn tiny_models_are_golden() {
     for &(name, to_llama_cpp) in TINY {
         let model = golden::tiny(name);
-        golden::check_tiny(&mut compile(&model, golden::limits(64, 32)), name, TINY_NMSE, to_llama_cpp);
+        for (kernels, limit) in [(Kernels::Reference, TINY_NMSE), (Kernels::Fast, FAST_TINY_NMSE)] {
+            let mut program = compile(&model, golden::limits(64, 32), kernels);
+            golden::check_tiny(&mut program, name, limit, to_llama_cpp);
+        }
     }
 }
 
 /// For the checks of single ops.
 fn compile_op(graph: &Graph, weights: &dyn Weights, limits: Limits) -> Box<dyn Program> {
-    let options = Options { threads: 2, keep_tensors: true };
+    let options = Options { threads: 2, keep_tensors: true, kernels: Kernels::Reference };
+    Box::new(cpu::compile(graph, weights, limits, options).expect("the case compiles"))
+}
+
+/// The same with the fast kernels.
+fn compile_fast(graph: &Graph, weights: &dyn Weights, limits: Limits) -> Box<dyn Program> {
+    let options = Options { threads: 2, keep_tensors: true, kernels: Kernels::Fast };
     Box::new(cpu::compile(graph, weights, limits, options).expect("the case compiles"))
 }
 
@@ -79,11 +95,13 @@ proptest! {
         seed in any::<u64>(),
     ) {
         ops::check_matmul(&compile_op, format, t, shape, seed, OP_NMSE);
+        ops::check_matmul(&compile_fast, format, t, shape, seed, FAST_OP_NMSE);
     }
 
     #[test]
     fn embed_is_its_formula(format in select(quant::ALL), width in shapes::dimension(), seed in any::<u64>()) {
         ops::check_embed(&compile_op, format, width.next_multiple_of(format.block_len), seed, OP_NMSE);
+        ops::check_embed(&compile_fast, format, width.next_multiple_of(format.block_len), seed, FAST_OP_NMSE);
     }
 
     #[test]
@@ -94,11 +112,13 @@ proptest! {
         seed in any::<u64>(),
     ) {
         ops::check_rms_norm(&compile_op, t, heads, width, seed, OP_NMSE);
+        ops::check_rms_norm(&compile_fast, t, heads, width, seed, FAST_OP_NMSE);
     }
 
     #[test]
     fn elementwise_ops_are_their_formulas(t in shapes::rows(), width in shapes::dimension(), seed in any::<u64>()) {
         ops::check_elementwise(&compile_op, t, width, seed, OP_NMSE);
+        ops::check_elementwise(&compile_fast, t, width, seed, FAST_OP_NMSE);
     }
 
     #[test]
@@ -112,6 +132,7 @@ proptest! {
     ) {
         let case = AttentionCase { lens, n_head, n_head_kv, head_dim, window, softcap };
         ops::check_attention(&compile_op, case, seed, OP_NMSE);
+        ops::check_attention(&compile_fast, case, seed, FAST_OP_NMSE);
     }
 }
 
@@ -120,6 +141,7 @@ fn rope_is_its_formula() {
     for kind in [RopeKind::Norm, RopeKind::Neox] {
         for (heads, head_dim, n_rot) in [(9, 64, 64), (1, 256, 256), (4, 80, 80), (2, 96, 32), (3, 2, 2)] {
             ops::check_rope(&compile_op, kind, heads, head_dim, n_rot, OP_NMSE);
+            ops::check_rope(&compile_fast, kind, heads, head_dim, n_rot, FAST_OP_NMSE);
         }
     }
 }
@@ -128,19 +150,21 @@ fn rope_is_its_formula() {
 fn outputs_are_the_rows_asked_for() {
     for n_vocab in [7, 257, shapes::VOCABULARY] {
         ops::check_outputs(&compile_op, n_vocab, 1);
+        ops::check_outputs(&compile_fast, n_vocab, 1);
     }
 }
 
 #[test]
 fn a_row_has_the_same_bits_in_any_step_on_any_pages_with_any_number_of_threads() {
-    for name in ["llama-q4_0", "llama-q6_k", "gemma3-q8_0"] {
+    let names = ["llama-q4_0", "llama-q6_k", "gemma3-q8_0"];
+    for (name, kernels) in names.into_iter().flat_map(|name| ALL_KERNELS.map(|kernels| (name, kernels))) {
         let model = golden::tiny(name);
         let limits = Limits { max_rows: 100, max_outputs: 100, max_seqs: 3, n_ctx: 128, n_pages: 8 };
         let prompt = steps::tokens(100, model.config.n_vocab, 1);
         let all: Vec<usize> = (0..100).collect();
         let mut reference: Option<Vec<Vec<f32>>> = None;
         for threads in [1, 2, 3] {
-            let options = Options { threads, keep_tensors: threads == 3 };
+            let options = Options { threads, keep_tensors: threads == 3, kernels };
             let mut program = cpu::compile(&model.graph, &model, limits, options).expect("the model compiles");
             let logits = steps::Sequence::new(128).append(&mut program, &prompt, 100, &all);
             steps::assert_same(&format!("{threads} threads"), &logits, reference.get_or_insert(logits.clone()), 0.0);
@@ -154,7 +178,7 @@ fn a_row_has_the_same_bits_in_any_step_on_any_pages_with_any_number_of_threads()
 fn the_first_tensor_that_differs_is_named() {
     let model = golden::tiny("llama-f32");
     let limits = golden::limits(32, 4);
-    let options = Options { threads: 1, keep_tensors: true };
+    let options = Options { threads: 1, keep_tensors: true, kernels: Kernels::Reference };
     // The same model, but for one norm of its second layer.
     let mut graph = model.graph.clone();
     let changed = graph.find("blk.1.ffn_norm.out").expect("a llama has it");
@@ -177,7 +201,7 @@ fn the_first_tensor_that_differs_is_named() {
 #[test]
 fn memory_is_said_as_it_is_held() {
     let model = golden::load(&common::real_model(SMOLLM2));
-    let mut program = compile(&model, golden::limits(2_048, 1));
+    let mut program = compile(&model, golden::limits(2_048, 1), Kernels::Reference);
     let before = program.info().memory;
     // The file is 98.4 MB, nearly all of it weights, and ties the embedding table.
     assert!((90_000_000..98_400_000).contains(&before.weights_bytes), "{before:?}");

@@ -1,16 +1,20 @@
-//! The CPU back end: obvious and right first, since its ops are the reference for every other executor.
+//! The CPU back end: the reference for every other executor, and beside it kernels that are as fast as memory is.
 //!
 //! A program keeps the graph as it is and walks through its ops, each on all rows of the step: `ops` has what an op
-//! computes, `threads` deals it out, `values` has the buffers. Weights stay where the file is mapped.
+//! computes, `simd` the same for wide vectors, `threads` deals it out, `values` has the buffers. Weights stay where the
+//! file is mapped.
 
+mod fast;
 mod multiversion;
 mod ops;
+mod simd;
 mod threads;
 mod values;
 
 use std::collections::HashMap;
 use std::ops::Range;
 
+use self::fast::Fast;
 use self::ops::attention::Context;
 use self::ops::kv::KvCache;
 use self::threads::Pool;
@@ -25,6 +29,16 @@ const MATMUL_ROWS: usize = 4 * ops::matmul::PANEL;
 /// Numbers in a task of an op that treats each number by itself.
 const ELEMENTS: usize = 1024;
 
+/// What computes the ops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kernels {
+    /// SIMD kernels, where the processor has what they need; else the reference.
+    #[default]
+    Fast,
+    /// The scalar ops that define what is right: f32 throughout, exact weights.
+    Reference,
+}
+
 /// How a graph is to be run on the CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
@@ -32,6 +46,14 @@ pub struct Options {
     pub threads: usize,
     /// Keep every value of a step, for [`Program::tensor`], instead of using its memory again.
     pub keep_tensors: bool,
+    /// What computes.
+    pub kernels: Kernels,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { threads: 1, keep_tensors: false, kernels: Kernels::Fast }
+    }
 }
 
 /// Compiles `graph` with its `weights`.
@@ -41,16 +63,23 @@ pub struct Options {
 pub fn compile(graph: &Graph, weights: &dyn Weights, limits: Limits, options: Options) -> Result<CpuProgram> {
     let op_weights = graph.ops.iter().map(|op| OpWeights::new(op, weights)).collect::<Result<Vec<_>>>()?;
     let threads = options.threads.max(1);
+    let fast = (options.kernels == Kernels::Fast && simd::available()).then(Fast::default);
+    let groups = match fast {
+        Some(_) => fast::groups(graph),
+        None => (0..graph.ops.len()).map(|i| vec![i]).collect(),
+    };
     let pool = Pool::new(threads, scratch_len(graph, &limits)).map_err(|error| Error::Usage {
         what: format!("cannot start {threads} threads: {error}"),
         hint: "use fewer threads (`-t`)".into(),
     })?;
     Ok(CpuProgram {
-        values: Values::new(graph, &limits, options.keep_tensors),
+        values: Values::new(graph, &groups, &limits, options.keep_tensors),
         angles: graph.ropes.iter().map(|rope| vec![[0.0; 2]; limits.max_rows * rope.inv_freq.len()]).collect(),
         kv: KvCache::new(&graph.kv, limits.n_pages),
         graph: graph.clone(),
         weights: op_weights,
+        groups,
+        fast,
         threads,
         pool,
         limits,
@@ -64,6 +93,10 @@ pub struct CpuProgram {
     limits: Limits,
     options: Options,
     threads: usize,
+    /// The ops in the order in which they run; those of a group run as one.
+    groups: Vec<Vec<usize>>,
+    /// For the SIMD kernels, if they are what computes.
+    fast: Option<Fast>,
     /// For each op.
     weights: Vec<OpWeights>,
     values: Values,
@@ -125,7 +158,7 @@ fn scratch_len(graph: &Graph, limits: &Limits) -> usize {
         Op::Attention { .. } => limits.n_ctx,
         _ => 0,
     });
-    needs.max().unwrap_or(0)
+    needs.max().unwrap_or(0).max(fast::scratch_len(graph))
 }
 
 impl Program for CpuProgram {
@@ -137,9 +170,14 @@ impl Program for CpuProgram {
                 ops::rope::angles(rope, row.pos, angles);
             }
         }
-        for i in 0..self.graph.ops.len() {
-            self.run_op(i, step);
+        let groups = std::mem::take(&mut self.groups);
+        for group in &groups {
+            match self.graph.ops[group[0]] {
+                Op::MatMul { .. } if self.fast.is_some() => self.run_matmuls(group),
+                _ => self.run_op(group[0], step),
+            }
         }
+        self.groups = groups;
         let logits = self.values.get(self.graph.logits);
         Ok(match step.want {
             Want::Nothing => Output::Nothing,
@@ -168,10 +206,11 @@ impl Program for CpuProgram {
         let vectors = self.weights.iter().filter_map(|w| w.vector.as_deref()).map(size_of_val);
         let angles = self.angles.iter().map(|a| size_of_val(&a[..]));
         let per_thread = self.threads * scratch_len(&self.graph, &self.limits) * size_of::<f32>();
+        let rounded = self.fast.as_ref().map_or(0, Fast::bytes);
         let memory = Memory {
             weights_bytes: (matrices.values().sum::<usize>() + vectors.sum::<usize>()) as u64,
             kv_bytes: self.kv.bytes(),
-            scratch_bytes: (self.values.bytes() + angles.sum::<usize>() + per_thread) as u64,
+            scratch_bytes: (self.values.bytes() + angles.sum::<usize>() + per_thread + rounded) as u64,
         };
         let threads = if self.threads == 1 { "thread" } else { "threads" };
         Info { device: format!("CPU ({} {threads})", self.threads), memory, counters: Vec::new() }

@@ -141,11 +141,39 @@ impl Pool {
         n: usize,
         task: impl Fn(&mut Columns<'_>, &mut [f32]) + Sync,
     ) {
-        let n_rows = out.len() / width;
-        let start = Shareable(out.as_mut_ptr());
-        self.run(width.div_ceil(n), &|i, scratch| {
-            let columns = i * n..width.min(i * n + n);
-            task(&mut Columns { start: start.get(), n_rows, width, columns, data: PhantomData }, scratch);
+        self.matrices(&mut [Matrix { data: out, width }], n, |_, columns, scratch| task(columns, scratch));
+    }
+
+    /// Cuts each of the matrices `outs` into blocks of up to `n` columns and calls `task(which, block, scratch)` for each.
+    pub(crate) fn matrices(
+        &mut self,
+        outs: &mut [Matrix<'_>],
+        n: usize,
+        task: impl Fn(usize, &mut Columns<'_>, &mut [f32]) + Sync,
+    ) {
+        let n_tasks = |out: &Matrix<'_>| out.width.div_ceil(n);
+        let total = outs.iter().map(n_tasks).sum();
+        let starts: Vec<Shareable> = outs.iter_mut().map(|out| Shareable(out.data.as_mut_ptr())).collect();
+        let outs: &[Matrix<'_>] = outs;
+        self.run(total, &|mut i, scratch| {
+            let mut which = 0;
+            while i >= n_tasks(&outs[which]) {
+                i -= n_tasks(&outs[which]);
+                which += 1;
+            }
+            let Matrix { data, width } = &outs[which];
+            let columns = i * n..*width.min(&(i * n + n));
+            let (start, n_rows) = (starts[which].get(), data.len() / width);
+            task(which, &mut Columns { start, n_rows, width: *width, columns, data: PhantomData }, scratch);
+        });
+    }
+
+    /// Calls `task` once for each item.
+    pub(crate) fn each<T: Send>(&mut self, items: Vec<T>, task: impl Fn(T) + Sync) {
+        let items: Vec<Mutex<Option<T>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+        self.run(items.len(), &|i, _| {
+            let item = items[i].lock().unwrap_or_else(PoisonError::into_inner).take();
+            item.into_iter().for_each(&task);
         });
     }
 }
@@ -251,6 +279,12 @@ fn erase_lifetime(task: &Task<'_>) -> *const Task<'static> {
     let task: *const Task<'_> = task;
     // SAFETY: only the lifetime changes; `Pool::run` keeps the borrow alive for as long as the pointer is used.
     unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) }
+}
+
+/// A matrix `[T, width]` to be written.
+pub(crate) struct Matrix<'a> {
+    pub(crate) data: &'a mut [f32],
+    pub(crate) width: usize,
 }
 
 /// Some columns of a matrix `[T, width]`, for one thread to write; other threads have the others.

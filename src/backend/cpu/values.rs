@@ -16,9 +16,10 @@ pub(super) struct Values {
 }
 
 impl Values {
-    /// Buffers for `graph`; with `keep` each value has one of its own, so that all of them outlive the step.
-    pub(super) fn new(graph: &Graph, limits: &Limits, keep: bool) -> Self {
-        let Plan { buffer_of, buffer_lens } = Plan::new(graph, limits, keep);
+    /// Buffers for `graph`, whose ops run in the order of `groups`, those of a group together; with `keep` each value
+    /// has one of its own, so that all of them outlive the step.
+    pub(super) fn new(graph: &Graph, groups: &[Vec<usize>], limits: &Limits, keep: bool) -> Self {
+        let Plan { buffer_of, buffer_lens } = Plan::new(graph, groups, limits, keep);
         let buffers = buffer_lens.iter().map(|&len| vec![0.0; len]).collect();
         Self { values: graph.values.clone(), buffer_of, buffers, n_rows: 0, n_outputs: 0 }
     }
@@ -69,26 +70,27 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(graph: &Graph, limits: &Limits, keep: bool) -> Self {
-        let last_uses = graph.last_uses();
-        let mut plan = Self { buffer_of: Vec::new(), buffer_lens: Vec::new() };
+    fn new(graph: &Graph, groups: &[Vec<usize>], limits: &Limits, keep: bool) -> Self {
+        let last_uses = last_uses(graph, groups);
+        let mut plan = Self { buffer_of: vec![0; graph.ops.len()], buffer_lens: Vec::new() };
         let mut free: Vec<usize> = Vec::new();
-        for (id, op, value) in graph.iter() {
-            let rows = match value.rows {
-                Rows::Step => limits.max_rows,
-                Rows::Output => limits.max_outputs,
-            };
-            // Taken before the inputs are given back: no op writes where it reads.
-            let buffer = plan.take(&mut free, rows * value.width);
-            plan.buffer_of.push(buffer);
-            if keep {
-                continue;
+        for (g, group) in groups.iter().enumerate() {
+            let mut done = Vec::new();
+            for &i in group {
+                let value = &graph.values[i];
+                let rows = match value.rows {
+                    Rows::Step => limits.max_rows,
+                    Rows::Output => limits.max_outputs,
+                };
+                // Taken before the inputs are given back: no op writes where it reads.
+                plan.buffer_of[i] = plan.take(&mut free, rows * value.width);
+                done.extend(graph.ops[i].inputs().iter().map(|input| input.index()));
+                done.push(i);
             }
-            let mut done: Vec<usize> = op.inputs().iter().map(|input| input.index()).collect();
-            done.push(id.index());
             done.sort_unstable();
             done.dedup();
-            free.extend(done.iter().filter(|&&v| last_uses[v] == id.index()).map(|&v| plan.buffer_of[v]));
+            done.retain(|&v| !keep && last_uses[v] == g);
+            free.extend(done.iter().map(|&v| plan.buffer_of[v]));
         }
         plan
     }
@@ -107,6 +109,21 @@ impl Plan {
         }
         buffer
     }
+}
+
+/// For each value the last group that reads it (its own if none does).
+fn last_uses(graph: &Graph, groups: &[Vec<usize>]) -> Vec<usize> {
+    let mut last = vec![0; graph.ops.len()];
+    for (g, group) in groups.iter().enumerate() {
+        for &i in group {
+            last[i] = last[i].max(g);
+            for input in graph.ops[i].inputs() {
+                last[input.index()] = g;
+            }
+        }
+    }
+    last[graph.logits.index()] = groups.len();
+    last
 }
 
 #[cfg(test)]
@@ -131,7 +148,8 @@ mod tests {
         let graph = g.finish(logits).expect("a graph");
         let limits = Limits { max_rows: 4, max_outputs: 2, max_seqs: 1, n_ctx: 32, n_pages: 1 };
 
-        let plan = Plan::new(&graph, &limits, false);
+        let groups: Vec<Vec<usize>> = (0..graph.ops.len()).map(|i| vec![i]).collect();
+        let plan = Plan::new(&graph, &groups, &limits, false);
         let last_uses = graph.last_uses();
         for (i, a) in plan.buffer_of.iter().enumerate() {
             for (j, b) in plan.buffer_of.iter().enumerate().skip(i + 1) {
@@ -140,7 +158,7 @@ mod tests {
         }
         assert_eq!(plan.buffer_lens.len(), 3, "the stream, a norm, and what comes of both");
 
-        let kept = Plan::new(&graph, &limits, true);
+        let kept = Plan::new(&graph, &groups, &limits, true);
         assert_eq!(kept.buffer_lens.len(), graph.ops.len());
     }
 }

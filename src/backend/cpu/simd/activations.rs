@@ -1,0 +1,103 @@
+//! Rows of activations in 16 bits: what block formats are multiplied with.
+//!
+//! Each [`CHUNK`] numbers of a row share a scale, so that an outlier costs its own chunk its small digits and no other.
+//! The root mean square of what rounding adds is at most 1/113,000 of the chunk's largest number.
+
+/// Weights in a block, as the kernels see them: each format is made of such blocks, or of multiples.
+pub(crate) const BLOCK: usize = 32;
+/// Numbers that share a scale.
+pub(crate) const CHUNK: usize = 256;
+/// Blocks in a chunk.
+pub(crate) const CHUNK_BLOCKS: usize = CHUNK / BLOCK;
+
+/// The largest integer that a number becomes.
+pub(crate) const MAX: f32 = 32_767.0;
+
+/// A cache line of 16-bit numbers: a block.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Line(pub(crate) [i16; BLOCK]);
+
+/// T rows of K numbers, K whole blocks.
+#[derive(Debug, Default)]
+pub(crate) struct Activations {
+    n_rows: usize,
+    n_blocks: usize,
+    q: Vec<Line>,
+    scales: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+/// One row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ActivationRow<'a> {
+    /// `[K / 32]` lines.
+    pub(crate) q: &'a [Line],
+    /// Of each chunk.
+    pub(crate) scales: &'a [f32],
+    /// Of each block the sum of its numbers, as they are after rounding; zeros up to a whole chunk.
+    pub(crate) sums: &'a [f32],
+}
+
+/// One row, to be filled.
+#[derive(Debug)]
+pub(crate) struct ActivationRowMut<'a> {
+    pub(crate) q: &'a mut [Line],
+    pub(crate) scales: &'a mut [f32],
+    pub(crate) sums: &'a mut [f32],
+}
+
+impl Activations {
+    /// Makes room for `n_rows` rows of `k` numbers.
+    pub(crate) fn reserve(&mut self, n_rows: usize, k: usize) {
+        assert!(k.is_multiple_of(BLOCK), "{k} numbers are not whole blocks");
+        (self.n_rows, self.n_blocks) = (n_rows, k / BLOCK);
+        let n_chunks = self.n_blocks.div_ceil(CHUNK_BLOCKS);
+        let grow = |len: usize, needed: usize| needed.max(len);
+        self.q.resize(grow(self.q.len(), n_rows * self.n_blocks), Line([0; BLOCK]));
+        self.scales.resize(grow(self.scales.len(), n_rows * n_chunks), 0.0);
+        self.sums.resize(grow(self.sums.len(), n_rows * n_chunks * CHUNK_BLOCKS), 0.0);
+    }
+
+    /// Rows that were reserved.
+    pub(crate) fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Blocks in a row.
+    pub(crate) fn n_blocks(&self) -> usize {
+        self.n_blocks
+    }
+
+    fn n_chunks(&self) -> usize {
+        self.n_blocks.div_ceil(CHUNK_BLOCKS)
+    }
+
+    /// Row t.
+    #[inline(always)]
+    pub(crate) fn row(&self, t: usize) -> ActivationRow<'_> {
+        assert!(t < self.n_rows, "row {t} of {}", self.n_rows);
+        let n_chunks = self.n_chunks();
+        let n_sums = n_chunks * CHUNK_BLOCKS;
+        ActivationRow {
+            q: &self.q[t * self.n_blocks..][..self.n_blocks],
+            scales: &self.scales[t * n_chunks..][..n_chunks],
+            sums: &self.sums[t * n_sums..][..n_sums],
+        }
+    }
+
+    /// All rows, to be filled.
+    pub(crate) fn rows_mut(&mut self) -> impl Iterator<Item = ActivationRowMut<'_>> {
+        let n_chunks = self.n_chunks();
+        let q = self.q.chunks_exact_mut(self.n_blocks);
+        let scales = self.scales.chunks_exact_mut(n_chunks);
+        let sums = self.sums.chunks_exact_mut(n_chunks * CHUNK_BLOCKS);
+        let rows = q.zip(scales).zip(sums).take(self.n_rows);
+        rows.map(|((q, scales), sums)| ActivationRowMut { q, scales, sums })
+    }
+
+    /// Bytes that are held.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&self.q[..]) + size_of_val(&self.scales[..]) + size_of_val(&self.sums[..])
+    }
+}

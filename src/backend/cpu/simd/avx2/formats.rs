@@ -1,0 +1,302 @@
+//! The block formats as 16-bit integers in the order of their weights, with a scale and an offset per block of 32.
+//!
+//! Whatever a format keeps in its file, a weight is `scale · q` or `scale · q + min` here. That makes one kernel of
+//! each kind enough, and it is all that a new format has to say.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+use crate::quant::block::Half;
+use crate::quant::k_scales::Head;
+use crate::quant::{q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+
+/// How to unpack a format.
+///
+/// # Safety
+/// The functions read nothing beyond the groups that they are said to read.
+pub(super) unsafe trait Unpack {
+    /// Bytes of a group, what the file calls a block.
+    const GROUP_BYTES: usize;
+    /// Blocks of 32 in a group: 1, or 8 (a whole chunk of activations).
+    const GROUP: usize;
+    /// Whether there are offsets.
+    const MINS: bool;
+
+    /// Block `j` of the group at `p`: 16 weights, then the other 16. Their magnitude is at most 4,096.
+    ///
+    /// # Safety
+    /// The processor has AVX2, the group can be read, and j is below `GROUP`.
+    unsafe fn quants(p: *const u8, j: usize) -> [__m256i; 2];
+
+    /// Scales and offsets of the blocks of the group at `p`.
+    ///
+    /// # Safety
+    /// The group can be read.
+    unsafe fn scales(p: *const u8) -> GroupScales;
+}
+
+/// Scales and offsets of a group as cheaply as they can be had; what each format gives is a constant.
+#[derive(Clone, Copy)]
+pub(super) enum GroupScales {
+    /// The block's scale in half precision, for many to be converted at once; an offset is this multiple of it.
+    Half(u16, f32),
+    /// Scale and offset in half precision.
+    Halves(u16, u16),
+    /// Those of eight blocks.
+    Eight([f32; 8], [f32; 8]),
+}
+
+/// Sixteen bytes as 16-bit integers.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn bytes(p: *const u8) -> __m256i {
+    let v: __m256i;
+    // In assembly since the compiler would rather widen last, which is once for each nibble.
+    // SAFETY: the callers have 16 bytes there, and AVX2.
+    unsafe {
+        asm!("vpmovzxbw {v}, xmmword ptr [{p}]", v = out(ymm_reg) v, p = in(reg) p,
+            options(pure, readonly, nostack, preserves_flags));
+    }
+    v
+}
+
+/// The bits of the half at `p`.
+#[inline(always)]
+unsafe fn half(p: *const u8) -> u16 {
+    // SAFETY: the callers have two bytes there.
+    unsafe { p.cast::<u16>().read_unaligned() }
+}
+
+/// The lower nibbles of sixteen bytes, and the upper ones.
+#[inline(always)]
+unsafe fn nibbles(p: *const u8) -> [__m256i; 2] {
+    // SAFETY: as for `bytes`.
+    unsafe {
+        let v = bytes(p);
+        [_mm256_and_si256(v, _mm256_set1_epi16(15)), _mm256_srli_epi16::<4>(v)]
+    }
+}
+
+/// All ones for each of the sixteen bits at `p` that is 0.
+#[inline(always)]
+unsafe fn zero_bits(p: *const u8) -> __m256i {
+    // SAFETY: the callers have two bytes there, and AVX2.
+    unsafe {
+        let bit = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, i16::MIN);
+        let bits = _mm256_set1_epi16(p.cast::<i16>().read_unaligned());
+        _mm256_cmpeq_epi16(_mm256_and_si256(bits, bit), _mm256_setzero_si256())
+    }
+}
+
+// SAFETY: the offsets are those of the block struct that is named; so it is for all that follow.
+unsafe impl Unpack for q4_0::Block {
+    const GROUP_BYTES: usize = size_of::<Self>();
+    const GROUP: usize = 1;
+    const MINS: bool = true;
+
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, _: usize) -> [__m256i; 2] {
+        // SAFETY: the nibbles are 16 bytes after the scale.
+        unsafe { nibbles(p.add(2)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(p: *const u8) -> GroupScales {
+        // SAFETY: a block opens with its scale. The nibbles are 8 too large.
+        unsafe { GroupScales::Half(half(p), -8.0) }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q4_1::Block {
+    const GROUP_BYTES: usize = size_of::<Self>();
+    const GROUP: usize = 1;
+    const MINS: bool = true;
+
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, _: usize) -> [__m256i; 2] {
+        // SAFETY: the nibbles are 16 bytes after scale and offset.
+        unsafe { nibbles(p.add(4)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(p: *const u8) -> GroupScales {
+        // SAFETY: a block opens with scale and offset.
+        unsafe { GroupScales::Halves(half(p), half(p.add(2))) }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q5_0::Block {
+    const GROUP_BYTES: usize = size_of::<Self>();
+    const GROUP: usize = 1;
+    const MINS: bool = false;
+
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, _: usize) -> [__m256i; 2] {
+        // SAFETY: four bytes of fifth bits are after the scale, then 16 of nibbles.
+        unsafe {
+            let [low, high] = nibbles(p.add(6));
+            // q - 16: without its fifth bit a nibble has all bits above it set.
+            let minus = |bits| _mm256_slli_epi16::<4>(bits);
+            [_mm256_or_si256(low, minus(zero_bits(p.add(2)))), _mm256_or_si256(high, minus(zero_bits(p.add(4))))]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(p: *const u8) -> GroupScales {
+        // SAFETY: a block opens with its scale.
+        unsafe { GroupScales::Half(half(p), 0.0) }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q5_1::Block {
+    const GROUP_BYTES: usize = size_of::<Self>();
+    const GROUP: usize = 1;
+    const MINS: bool = true;
+
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, _: usize) -> [__m256i; 2] {
+        // SAFETY: four bytes of fifth bits are after scale and offset, then 16 of nibbles.
+        unsafe {
+            let [low, high] = nibbles(p.add(8));
+            let fifths = |bits| _mm256_andnot_si256(bits, _mm256_set1_epi16(16));
+            [_mm256_or_si256(low, fifths(zero_bits(p.add(4)))), _mm256_or_si256(high, fifths(zero_bits(p.add(6))))]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(p: *const u8) -> GroupScales {
+        // SAFETY: a block opens with scale and offset.
+        unsafe { GroupScales::Halves(half(p), half(p.add(2))) }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q8_0::Block {
+    const GROUP_BYTES: usize = size_of::<Self>();
+    const GROUP: usize = 1;
+    const MINS: bool = false;
+
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, _: usize) -> [__m256i; 2] {
+        // SAFETY: 32 bytes of quants are after the scale.
+        unsafe {
+            let (low, high) = (_mm_loadu_si128(p.add(2).cast()), _mm_loadu_si128(p.add(18).cast()));
+            [_mm256_cvtepi8_epi16(low), _mm256_cvtepi8_epi16(high)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(p: *const u8) -> GroupScales {
+        // SAFETY: a block opens with its scale.
+        unsafe { GroupScales::Half(half(p), 0.0) }
+    }
+}
+
+/// The scales and offsets of a super-block.
+#[inline(always)]
+unsafe fn head(p: *const u8) -> GroupScales {
+    // SAFETY: the callers have a head at `p`, which is made of bytes.
+    let (scales, mut mins) = unsafe { (*p.cast::<Head>()).unpack() };
+    for min in &mut mins {
+        *min = -*min;
+    }
+    GroupScales::Eight(scales, mins)
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q4_k::Block {
+    const GROUP_BYTES: usize = size_of::<Self>();
+    const GROUP: usize = 8;
+    const MINS: bool = true;
+
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, j: usize) -> [__m256i; 2] {
+        // SAFETY: two blocks share 32 bytes of nibbles; these are after the head.
+        unsafe {
+            let p = p.add(16 + j / 2 * 32);
+            [nibbles(p)[j % 2], nibbles(p.add(16))[j % 2]]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(p: *const u8) -> GroupScales {
+        // SAFETY: a block opens with its head.
+        unsafe { head(p) }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q5_k::Block {
+    const GROUP_BYTES: usize = size_of::<Self>();
+    const GROUP: usize = 8;
+    const MINS: bool = true;
+
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, j: usize) -> [__m256i; 2] {
+        // SAFETY: 32 bytes with a fifth bit for each block in them are after the head, then nibbles as in Q4_K.
+        unsafe {
+            let mut q = [_mm256_setzero_si256(); 2];
+            for (s, q) in q.iter_mut().enumerate() {
+                let nibble = nibbles(p.add(48 + j / 2 * 32 + 16 * s))[j % 2];
+                let fifth = shifted::<4>(bytes(p.add(16 + 16 * s)), j);
+                *q = _mm256_or_si256(nibble, _mm256_and_si256(fifth, _mm256_set1_epi16(16)));
+            }
+            q
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(p: *const u8) -> GroupScales {
+        // SAFETY: a block opens with its head.
+        unsafe { head(p) }
+    }
+}
+
+/// `v` with bit `bit` moved to bit `TO`. The shift is by a constant once loops over blocks are unrolled.
+#[inline(always)]
+unsafe fn shifted<const TO: usize>(v: __m256i, bit: usize) -> __m256i {
+    // SAFETY: the callers have AVX2.
+    unsafe {
+        if bit <= TO {
+            _mm256_sll_epi16(v, _mm_cvtsi32_si128((TO - bit) as i32))
+        } else {
+            _mm256_srl_epi16(v, _mm_cvtsi32_si128((bit - TO) as i32))
+        }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q6_k::Block {
+    const GROUP_BYTES: usize = size_of::<Self>();
+    const GROUP: usize = 8;
+    const MINS: bool = false;
+
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, j: usize) -> [__m256i; 2] {
+        let (h, k) = (j / 4, j % 4);
+        // SAFETY: `ql` is at the start, `qh` after 128 bytes and `scales` after 192, as the struct has them.
+        unsafe {
+            let mut q = [_mm256_setzero_si256(); 2];
+            for (s, q) in q.iter_mut().enumerate() {
+                let low = nibbles(p.add(64 * h + 32 * (k % 2) + 16 * s))[k / 2];
+                let high = shifted::<4>(bytes(p.add(128 + 32 * h + 16 * s)), 2 * k);
+                let unsigned = _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi16(48)));
+                let scale = *p.add(192 + 2 * j + s).cast::<i8>();
+                // At most 32 · 128 = 4,096.
+                let signed = _mm256_sub_epi16(unsigned, _mm256_set1_epi16(32));
+                *q = _mm256_mullo_epi16(signed, _mm256_set1_epi16(i16::from(scale)));
+            }
+            q
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scales(p: *const u8) -> GroupScales {
+        // SAFETY: the scale of scales is the last of the block.
+        let d = unsafe { Half(half(p.add(208)).to_le_bytes()) };
+        GroupScales::Eight([d.to_f32(); 8], [0.0; 8])
+    }
+}

@@ -7,6 +7,10 @@
 //!
 //! `ops` has the reference of each of these, and is what runs where [`available`] says no.
 
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "only the kernels of x86-64 read activations so far")
+)]
 pub(super) mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -5,6 +5,7 @@
 //! y       [M]     f32, by `epilogue`
 //! grid    ceil(M / (4·WG/LANES)) workgroups, linear over (x, y) since there may be more than 65535
 //! group   WG invocations are WG/LANES teams of LANES; a team shares 4 rows, its lane i takes groups i, i+LANES, …
+//! turn    4·32 weights, 32·4 bytes of x
 //! const   WG, LANES  powers of two, LANES ≤ WG
 //! import  group, shape, x, quant, lanes, epilogue
 //! tail    rows ≥ M are not read or written; K is a whole number of groups; nothing else is assumed

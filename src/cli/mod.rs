@@ -9,6 +9,7 @@ mod fetch;
 mod generate;
 mod inspect;
 mod interrupt;
+mod kernels;
 mod model;
 mod pull;
 
@@ -36,6 +37,7 @@ enum Command {
     Bench(bench::Args),
     Devices(devices::Args),
     Inspect(inspect::Args),
+    Kernels(kernels::Args),
     Pull(pull::Args),
 }
 
@@ -54,6 +56,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
         Command::Pull(args) => pull::run(&args),
     };
     result.unwrap_or_else(|error| report(&error))

@@ -105,6 +105,18 @@ pub(crate) struct Capabilities {
     pub software: bool,
 }
 
+impl Capabilities {
+    /// What every device has that WebGPU runs on.
+    pub(crate) const LEAST: Self = Self {
+        subgroup: None,
+        f16: false,
+        max_binding_bytes: 128 << 20,
+        max_buffer_bytes: 256 << 20,
+        offset_alignment: 256,
+        software: false,
+    };
+}
+
 /// How to open a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceOptions {

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::device::Device;
+use super::device::{Capabilities, Device};
 use crate::backend::{Progress, Weights};
 use crate::error::{Error, Result};
 use crate::graph::WeightRef;
@@ -75,6 +75,9 @@ pub(crate) struct Matrix {
 
 /// All weights of a program.
 pub(crate) struct WeightMemory {
+    /// Bytes of each buffer.
+    sizes: Vec<u64>,
+    /// None before they are uploaded.
     buffers: Vec<wgpu::Buffer>,
     matrices: HashMap<MatrixRef, Matrix>,
     vectors: HashMap<Vec<WeightRef>, Region>,
@@ -94,8 +97,35 @@ impl WeightMemory {
         vectors: &[Vec<WeightRef>],
         progress: Progress<'_>,
     ) -> Result<Self> {
-        let mut plan = Plan::new(device);
-        let mut memory = Self { buffers: Vec::new(), matrices: HashMap::new(), vectors: HashMap::new(), bytes: 0 };
+        let mut memory = Self::plan(&device.caps, &device.info.name, source, matrices, vectors)?;
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+        for &size in &memory.sizes {
+            memory.buffers.push(device.buffer("weights", size, usage)?);
+        }
+        memory.upload(device, source, progress)?;
+        Ok(memory)
+    }
+
+    /// Where everything will lie on a device with these capabilities, which need not exist: only shapes and formats are
+    /// asked for. `adapter` is its name, for errors.
+    ///
+    /// # Errors
+    /// If a tensor is missing or not in a shape that the kernels take, or does not fit a binding.
+    pub(crate) fn plan(
+        caps: &Capabilities,
+        adapter: &str,
+        source: &dyn Weights,
+        matrices: &[MatrixRef],
+        vectors: &[Vec<WeightRef>],
+    ) -> Result<Self> {
+        let mut plan = Plan { caps, adapter, sizes: Vec::new() };
+        let mut memory = Self {
+            sizes: Vec::new(),
+            buffers: Vec::new(),
+            matrices: HashMap::new(),
+            vectors: HashMap::new(),
+            bytes: 0,
+        };
         for matrix in matrices {
             if !memory.matrices.contains_key(matrix) {
                 memory.matrices.insert(matrix.clone(), plan.matrix(source, matrix)?);
@@ -107,12 +137,8 @@ impl WeightMemory {
                 memory.vectors.insert(vector.clone(), plan.take(4 * n as u64)?);
             }
         }
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
-        for size in plan.sizes {
-            memory.buffers.push(device.buffer("weights", size, usage)?);
-            memory.bytes += size;
-        }
-        memory.upload(device, source, progress)?;
+        memory.bytes = plan.sizes.iter().sum();
+        memory.sizes = plan.sizes;
         Ok(memory)
     }
 
@@ -169,21 +195,18 @@ pub(crate) fn resolve(source: &dyn Weights, name: &WeightRef) -> Result<Weight> 
 
 /// Hands out regions before there are buffers.
 struct Plan<'a> {
-    device: &'a Device,
+    caps: &'a Capabilities,
+    adapter: &'a str,
     sizes: Vec<u64>,
 }
 
-impl<'a> Plan<'a> {
-    fn new(device: &'a Device) -> Self {
-        Self { device, sizes: Vec::new() }
-    }
-
+impl Plan<'_> {
     fn take(&mut self, bytes: u64) -> Result<Region> {
-        let caps = &self.device.caps;
+        let caps = self.caps;
         let size = bytes.next_multiple_of(16).max(16);
         if size > caps.max_binding_bytes {
             return Err(Error::OutOfMemory {
-                what: format!("a weight in one binding of {}", self.device.info.name),
+                what: format!("a weight in one binding of {}", self.adapter),
                 needed_bytes: size,
                 available_bytes: caps.max_binding_bytes,
             });
@@ -200,22 +223,23 @@ impl<'a> Plan<'a> {
     }
 
     fn matrix(&mut self, source: &dyn Weights, matrix: &MatrixRef) -> Result<Matrix> {
-        let format = resolve(source, &matrix.weights[0])?.format;
+        let name = &matrix.weights[0].name;
+        let format = source.weight(name).ok_or_else(|| Error::MissingTensor { tensor: name.clone() })?.format;
         let row_len = matrix.row_len();
         if !row_len.is_multiple_of(GROUP) || !row_len.is_multiple_of(format.block_len) {
             let what = format!("`{}` has rows of {row_len}, not a multiple of {GROUP}", matrix.weights[0].name);
-            return Err(self.device.error(what));
+            return Err(Error::Gpu { adapter: self.adapter.into(), what });
         }
         let blocks = row_len / format.block_len;
         let widest = format.planes.iter().map(|plane| plane.block_bytes).max().unwrap_or(1);
         // Four rows at a time, as the kernels do; 16 bytes are left for rounding up.
-        let most = (self.device.caps.max_binding_bytes as usize).saturating_sub(16) / (blocks * widest);
+        let most = (self.caps.max_binding_bytes as usize).saturating_sub(16) / (blocks * widest);
         let step = if most >= 4 { most / 4 * 4 } else { most / 2 * 2 };
         if step == 0 {
             return Err(Error::OutOfMemory {
                 what: format!("two rows of `{}` in one binding", matrix.weights[0].name),
                 needed_bytes: 2 * (blocks * widest) as u64,
-                available_bytes: self.device.caps.max_binding_bytes,
+                available_bytes: self.caps.max_binding_bytes,
             });
         }
         let n_rows = matrix.n_rows();

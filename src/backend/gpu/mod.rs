@@ -2,17 +2,21 @@
 //!
 //! `device` opens an adapter; `fuse` turns a graph into nodes that one kernel each can do; `kernels` says which; `memory`
 //! packs and uploads the weights; `shader` and `pipeline` link and compile; `program` holds it all and runs steps.
+//! `inventory` lists the kernels that programs are made of, for `specimens` of models or for a given one.
 
 mod device;
 mod fuse;
+mod inventory;
 mod kernels;
 mod memory;
 mod pipeline;
 mod program;
 mod shader;
+mod specimens;
 mod tune;
 
 pub use device::{AdapterInfo, AdapterKind, DeviceOptions, adapters};
+pub use inventory::{Compiler, Kernel, Turn, kernels};
 pub use kernels::KvFormat;
 pub use program::{GpuProgram, compile};
 

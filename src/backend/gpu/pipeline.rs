@@ -46,7 +46,8 @@ impl Pipelines {
     }
 }
 
-fn compile(device: &Device, checked: bool, key: &KernelKey) -> wgpu::ComputePipeline {
+/// Compiles one kernel, on the calling thread. What goes wrong is reported to the device.
+pub(super) fn compile(device: &Device, checked: bool, key: &KernelKey) -> wgpu::ComputePipeline {
     device.count();
     let (text, constants) = key.link();
     let label = key.to_string();

@@ -68,16 +68,21 @@ pub fn compile(
     progress: Progress<'_>,
 ) -> Result<GpuProgram> {
     let device = Device::open(&options.device)?;
-    let same_format = |a: &WeightRef, b: &WeightRef| match (weights.weight(&a.name), weights.weight(&b.name)) {
-        (Some(a), Some(b)) => a.format == b.format,
-        _ => false,
-    };
     let max_bindings = device.device.limits().max_storage_buffers_per_shader_stage as usize;
-    let fused = if options.fuse { fuse::fuse(graph, &same_format, max_bindings) } else { fuse::plain(graph) };
+    let fused = fused(graph, weights, max_bindings, options.fuse);
     let limits = fit_limits(&device, graph, &fused, limits)?;
     let (matrices, vectors) = used_weights(&fused);
     let weights = WeightMemory::load(&device, weights, &matrices, &vectors, progress)?;
     Builder { device, graph, limits, fused, weights, options }.build()
+}
+
+/// The nodes of `graph`: one an op, or as few as the kernels allow.
+pub(super) fn fused(graph: &Graph, weights: &dyn Weights, max_bindings: usize, fuse: bool) -> Fused {
+    let same_format = |a: &WeightRef, b: &WeightRef| match (weights.weight(&a.name), weights.weight(&b.name)) {
+        (Some(a), Some(b)) => a.format == b.format,
+        _ => false,
+    };
+    if fuse { fuse::fuse(graph, &same_format, max_bindings) } else { fuse::plain(graph) }
 }
 
 /// The limits, lowered to what fits one binding of the device.
@@ -107,7 +112,8 @@ fn out_of_binding(device: &Device, what: &str, needed: usize) -> Error {
     }
 }
 
-fn used_weights(fused: &Fused) -> (Vec<MatrixRef>, Vec<Vec<WeightRef>>) {
+/// Matrices and vectors that the nodes read.
+pub(super) fn used_weights(fused: &Fused) -> (Vec<MatrixRef>, Vec<Vec<WeightRef>>) {
     let (mut matrices, mut vectors) = (Vec::new(), Vec::new());
     for node in &fused.nodes {
         match node {
@@ -153,6 +159,28 @@ fn assign_slots(fused: &Fused, keep: bool) -> (Vec<usize>, Vec<(Rows, usize)>) {
     (of, slots)
 }
 
+/// All calls of a program, by what runs when: for one row and for many, over the step's rows and over the output rows.
+pub(super) struct Lists {
+    body: [Vec<Call>; 2],
+    head: [Vec<Call>; 2],
+    argmax: Vec<Call>,
+}
+
+impl Lists {
+    pub(super) fn new(lower: &Lower<'_>) -> Self {
+        let modes = [Mode::One, Mode::Many];
+        Self {
+            body: modes.map(|mode| lower.section(Rows::Step, mode)),
+            head: modes.map(|mode| lower.section(Rows::Output, mode)),
+            argmax: vec![lower.argmax()],
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Call> {
+        self.body.iter().chain(&self.head).chain([&self.argmax]).flatten()
+    }
+}
+
 struct Builder<'a> {
     device: Device,
     graph: &'a Graph,
@@ -178,15 +206,11 @@ impl Builder<'_> {
         let kv = self.options.kv;
         let lower =
             Lower { graph: self.graph, fused: &self.fused, caps: &self.device.caps, weights: &self.weights, kv };
-        let modes = [Mode::One, Mode::Many];
-        let body = modes.map(|mode| lower.section(Rows::Step, mode));
-        let head = modes.map(|mode| lower.section(Rows::Output, mode));
-        let argmax = vec![lower.argmax()];
-        let lists = body.iter().chain(&head).chain([&argmax]);
-        let keys = lists.flatten().map(|call| call.key.clone());
+        let lists = Lists::new(&lower);
+        let keys = lists.iter().map(|call| call.key.clone());
         let pipelines = Pipelines::compile(&self.device, self.options.checked, keys)?;
 
-        let (buffers, mut memory) = self.buffers(kv, body.iter().chain(&head).flatten())?;
+        let (buffers, mut memory) = self.buffers(kv, lists.iter())?;
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let readback_bytes = 4 * (self.limits.max_outputs * self.graph.n_vocab) as u64;
         let readback = self.device.buffer("readback", readback_bytes.max(16), usage)?;
@@ -197,9 +221,9 @@ impl Builder<'_> {
             calls.iter().map(|call| self.record(call, &pipelines, &buffers)).collect()
         };
         let program = GpuProgram {
-            body: [record(&body[0]), record(&body[1])],
-            head: [record(&head[0]), record(&head[1])],
-            argmax: record(&argmax),
+            body: lists.body.each_ref().map(|calls| record(calls)),
+            head: lists.head.each_ref().map(|calls| record(calls)),
+            argmax: record(&lists.argmax),
             graph: self.graph.clone(),
             limits: self.limits,
             memory,

@@ -24,8 +24,8 @@ def main():
         root = sandbox.prepare()
     except sandbox.Refused as refused:
         sys.exit(f"kernels: {refused}")
-    measure.install(root, args.program or measure.build(REPOSITORY))
-    with ThreadPoolExecutor(args.jobs) as pool:
+    program = args.program or measure.build(REPOSITORY)
+    with measure.installed(root, program), ThreadPoolExecutor(args.jobs) as pool:
         results = list(pool.map(lambda target: measure.measure(root, target, args.part), targets))
     rows = [row for found, _ in results for row in found]
     wrong = [problem for _, problems in results for problem in problems]

@@ -171,18 +171,20 @@ def parse_nak(text):
     """NVIDIA: the last listing, with the blocks that follow each. Instructions on uniform registers run once a warp, on a unit of
     their own."""
     text = text[text.rfind("NAK IR after calc_instr_deps:"):]
-    blocks = []
+    blocks, within = [], False
     for line in text.splitlines():
         head = re.match(r"block\S* (\d+) ", line)
         if head:
             blocks.append(Block([int(head[1])], falls_through=False))
+            within = True
             continue
         tail = re.match(r"\} -> \[([\d, ]*)\]", line)
-        if tail and blocks:
+        if tail and within:
             blocks[-1].to = [int(n) for n in tail[1].replace(",", " ").split()]
+            within = False
             continue
         line = re.sub(r"^@!?u?p\w+\s*", "", line.split("//")[0].strip())
-        if not blocks or not line:
+        if not within or not line:
             continue
         to, _, rest = line.rpartition(" = ")
         op = rest.split()[0]
@@ -193,8 +195,6 @@ def parse_nak(text):
         instruction = Instruction(op, arithmetic=int(not uniform and not NAK_OTHER.match(op)))
         instruction.bytes = int(size[1]) / 8 if size else 0
         blocks[-1].code.append(instruction)
-        if op.startswith("exit") and not blocks[-1].to:
-            continue
     return [blocks]
 
 

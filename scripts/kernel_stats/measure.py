@@ -6,12 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sandbox import inside
 
-# The program within the folder.
-PROGRAM = "/tmp/halfbyte"
+# The program within the folder. Several of these scripts may run at a time.
+PROGRAM = f"/tmp/halfbyte-{os.getpid()}"
 
 
 @dataclass
@@ -37,11 +38,15 @@ class Row:
         return loop.arithmetic / (weights * unrolled), unrolled
 
 
-def install(root, program):
-    """Puts the program into the folder."""
-    # One that still runs can't be overwritten.
-    (root / PROGRAM[1:]).unlink(missing_ok=True)
-    shutil.copy(program, root / PROGRAM[1:])
+@contextmanager
+def installed(root, program):
+    """The program is in the folder as long as this lasts."""
+    copy = root / PROGRAM[1:]
+    shutil.copy(program, copy)
+    try:
+        yield
+    finally:
+        copy.unlink()
 
 
 def command(root, target, verbose, arguments):

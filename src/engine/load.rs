@@ -1,8 +1,11 @@
 //! From a file to a program on a device: which device, how much of everything, whether there is room for it.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use etcetera::BaseStrategy;
 
 use super::device::{self, Choice, Device};
 use super::memory::{self, KvBytes};
@@ -29,11 +32,31 @@ pub struct EngineOptions {
     pub max_rows: usize,
     /// Sessions that may be open at a time. Each has a whole context window of KV cache.
     pub max_sessions: usize,
+    /// Folder where compiled pipelines are kept for the next start, on a GPU whose driver gives them out; by default where
+    /// `HALFBYTE_PIPELINE_CACHE` says (`off`: nowhere), else in the user's cache folder.
+    pub pipeline_cache: Option<PathBuf>,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { device: Device::Auto, n_ctx: None, threads: None, max_rows: 512, max_sessions: 1 }
+        Self {
+            device: Device::Auto,
+            n_ctx: None,
+            threads: None,
+            max_rows: 512,
+            max_sessions: 1,
+            pipeline_cache: pipeline_cache(std::env::var_os("HALFBYTE_PIPELINE_CACHE")),
+        }
+    }
+}
+
+/// Where compiled pipelines are kept: the folder that `HALFBYTE_PIPELINE_CACHE` names, nowhere if it is empty or `off`, and
+/// `halfbyte/pipelines` in the user's cache folder without it.
+fn pipeline_cache(variable: Option<OsString>) -> Option<PathBuf> {
+    match variable {
+        Some(value) if value.is_empty() || value == "off" => None,
+        Some(folder) => Some(folder.into()),
+        None => Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("halfbyte").join("pipelines")),
     }
 }
 
@@ -148,7 +171,8 @@ fn compile(model: &Model, limits: Limits, options: &EngineOptions, progress: Pro
         memory::check(&what, &memory, false)?;
     }
     let device = DeviceOptions { name: Some(adapter.name.clone()), ..DeviceOptions::default() };
-    let gpu_options = gpu::Options { device, ..gpu::Options::default() };
+    let pipeline_cache = options.pipeline_cache.clone();
+    let gpu_options = gpu::Options { device, pipeline_cache, ..gpu::Options::default() };
     let program = gpu::compile(graph, weights, limits, &gpu_options, progress)?;
     Ok(Compiled { program: Box::new(program), choice, threads: None, memory })
 }
@@ -156,6 +180,14 @@ fn compile(model: &Model, limits: Limits, options: &EngineOptions, progress: Pro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn compiled_pipelines_are_kept_where_the_environment_says() {
+        assert_eq!(pipeline_cache(Some("off".into())), None);
+        assert_eq!(pipeline_cache(Some("".into())), None);
+        assert_eq!(pipeline_cache(Some("/tmp/x".into())), Some("/tmp/x".into()));
+        assert!(pipeline_cache(None).is_none_or(|folder| folder.ends_with("halfbyte/pipelines")));
+    }
 
     #[test]
     fn the_context_is_what_was_asked_for_or_what_makes_sense() {

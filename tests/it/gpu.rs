@@ -127,6 +127,7 @@ fn variants() -> Vec<(&'static str, gpu::Options)> {
     let mut bare = gpu::Options { kv: gpu::KvFormat::F16, ..all.clone() };
     bare.device.subgroups = false;
     bare.device.f16 = false;
+    bare.device.mapped = false;
     vec![("fused", all), ("plain", plain), ("no subgroups, no f16", bare)]
 }
 
@@ -474,6 +475,26 @@ fn a_binding_limit_of_1_mib_changes_nothing() {
     assert_ne!(whole_counters, split_counters, "nothing was split");
     assert_close("prompt", &split_prompt, &whole_prompt, 1e-12);
     assert_close("one row", &split_one, &whole_one, 1e-12);
+}
+
+/// Weights that the CPU writes where they lie, and those that the device copies from staging buffers.
+#[test]
+fn mapped_weights_are_those_that_are_copied() {
+    let model = golden::load(&common::real_model(SMOLLM2));
+    let run = |mapped: bool| {
+        let mut options = gpu::Options::default();
+        options.device.mapped = mapped;
+        let (mut last, mut total) = (0, 0);
+        let mut progress = |done, of| {
+            assert!(done >= last && done <= of, "{last}, then {done} of {of} bytes");
+            (last, total) = (done, of);
+        };
+        let limits = golden::limits(64, 16);
+        let mut program = gpu::compile(&model.graph, &model, limits, &options, &mut progress).expect("an adapter");
+        assert!(last == total && total > 90_000_000, "{last} of {total} bytes");
+        Sequence::new(64).append(&mut program, &[504, 808, 555, 335, 260, 6783, 436], usize::MAX, &[6]).remove(0)
+    };
+    assert_eq!(run(true), run(false));
 }
 
 /// One submit, one pass, at most 12 dispatches a layer, nothing created.

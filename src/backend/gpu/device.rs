@@ -103,11 +103,14 @@ pub(crate) struct Capabilities {
     pub offset_alignment: u64,
     /// Whether the CPU pretends to be a GPU (no coalescing to care for).
     pub software: bool,
+    /// Whether buffers that shaders read can be written by the CPU where they lie, in memory that both share.
+    pub mapped: bool,
 }
 
 impl Capabilities {
     /// What every device has that WebGPU runs on.
     pub(crate) const LEAST: Self = Self {
+        mapped: false,
         subgroup: None,
         f16: false,
         max_binding_bytes: 128 << 20,
@@ -128,11 +131,13 @@ pub struct DeviceOptions {
     pub f16: bool,
     /// Bound on a storage binding, below the adapter's own.
     pub max_binding_bytes: Option<u64>,
+    /// Whether weights may be written where they lie, where the CPU shares the memory, instead of being copied there.
+    pub mapped: bool,
 }
 
 impl Default for DeviceOptions {
     fn default() -> Self {
-        Self { name: None, subgroups: true, f16: true, max_binding_bytes: None }
+        Self { name: None, subgroups: true, f16: true, max_binding_bytes: None, mapped: true }
     }
 }
 
@@ -149,6 +154,8 @@ pub(crate) struct Device {
     pub queue: wgpu::Queue,
     pub info: AdapterInfo,
     pub caps: Capabilities,
+    /// Name of this device's file of compiled pipelines, where the driver gives them out.
+    pub cache_key: Option<String>,
     faults: Arc<Faults>,
     created: AtomicU64,
 }
@@ -174,6 +181,11 @@ impl Device {
         if options.f16 {
             features |= wgpu::Features::SHADER_F16;
         }
+        features |= wgpu::Features::PIPELINE_CACHE;
+        // A card's own memory is written through a narrow window, if at all: there a copy by the card is faster.
+        if options.mapped && matches!(info.kind, AdapterKind::Integrated | AdapterKind::Software) {
+            features |= wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;
+        }
         let features = features & adapter.features();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("halfbyte"),
@@ -196,7 +208,10 @@ impl Device {
                 limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment).max(256),
             ),
             software: info.kind == AdapterKind::Software,
+            mapped: features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
         };
+        let cache_key = wgpu::util::pipeline_cache_key(&adapter.get_info());
+        let cache_key = cache_key.filter(|_| features.contains(wgpu::Features::PIPELINE_CACHE));
         let faults = Arc::new(Faults::default());
         let collected = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
@@ -208,7 +223,7 @@ impl Device {
                 lock(&collected.lost).get_or_insert(format!("{reason:?}: {message}"));
             }
         });
-        Ok(Self { device, queue, info: info.clone(), caps, faults, created: AtomicU64::new(0) })
+        Ok(Self { device, queue, info: info.clone(), caps, cache_key, faults, created: AtomicU64::new(0) })
     }
 
     /// What went wrong since the device was opened, if anything did. A device does not recover.
@@ -245,7 +260,15 @@ impl Device {
     /// # Errors
     /// If the device failed.
     pub(crate) fn wait(&self) -> Result<()> {
-        let waited = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.wait_for(None)
+    }
+
+    /// Waits until the work of a submission is done; of any if there is none.
+    ///
+    /// # Errors
+    /// If the device failed.
+    pub(crate) fn wait_for(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let waited = self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
         self.check()?;
         waited.map(|_| ()).map_err(|e| self.error(e))
     }
@@ -255,15 +278,26 @@ impl Device {
     /// # Errors
     /// [`Error::OutOfMemory`] if the device has no room for it.
     pub(crate) fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        self.create(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
+    }
+
+    /// Makes a buffer that the CPU writes first, mapped and filled with zeros.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the device has no room for it.
+    pub(crate) fn mapped_buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        self.create(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: true })
+    }
+
+    fn create(&self, descriptor: &wgpu::BufferDescriptor<'_>) -> Result<wgpu::Buffer> {
         self.count();
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
-        let buffer = self.device.create_buffer(&descriptor);
+        let buffer = self.device.create_buffer(descriptor);
         match pollster::block_on(scope.pop()) {
             None => Ok(buffer),
             Some(_) => Err(Error::OutOfMemory {
-                what: format!("{label} on {}", self.info.name),
-                needed_bytes: size,
+                what: format!("{} on {}", descriptor.label.unwrap_or_default(), self.info.name),
+                needed_bytes: descriptor.size,
                 available_bytes: 0,
             }),
         }

@@ -108,7 +108,7 @@ impl Compiler {
     /// What the driver says if it refuses.
     pub fn compile(&self, kernel: &Kernel) -> Result<()> {
         let scope = self.device.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        drop(pipeline::compile(&self.device, false, &kernel.key));
+        drop(pipeline::compile(&self.device, false, &kernel.key, None, None));
         if let Some(error) = pollster::block_on(scope.pop()) {
             return Err(self.device.error(error));
         }

@@ -1,19 +1,18 @@
 //! Where everything lies on the device: weights packed into planes and split to fit bindings, values, KV cache.
 //!
-//! Sizes are planned first, then buffers are made, then weights are uploaded through two staging buffers of fixed
-//! size. A weight that is larger than a binding may be is split by rows; a kernel then runs once a part.
+//! Sizes are planned first, then buffers are made and filled. A weight that is larger than a binding may be is split by
+//! rows; a kernel then runs once a part.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use super::device::{Capabilities, Device};
+use super::upload::{Piece, Rows, upload};
 use crate::backend::{Progress, Weights};
 use crate::error::{Error, Result};
 use crate::graph::WeightRef;
 use crate::quant::{Format, Weight};
 
-/// Bytes of each of the two staging buffers.
-const STAGING_BYTES: u64 = 8 << 20;
 /// Weight buffers grow up to this size, so that there are few of them and none is too large for a driver.
 const ARENA_BYTES: u64 = 256 << 20;
 /// Weights in an addressable unit of the kernels.
@@ -22,9 +21,9 @@ pub(crate) const GROUP: usize = 32;
 /// A piece of one of [`WeightMemory`]'s buffers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Region {
-    buffer: usize,
-    offset: u64,
-    size: u64,
+    pub buffer: usize,
+    pub offset: u64,
+    pub size: u64,
 }
 
 /// How the rows of several weights make one matrix.
@@ -63,7 +62,7 @@ impl MatrixRef {
 #[derive(Debug, Clone)]
 pub(crate) struct Part {
     pub rows: Range<usize>,
-    planes: Vec<Region>,
+    pub planes: Vec<Region>,
 }
 
 /// A packed matrix.
@@ -86,24 +85,25 @@ pub(crate) struct WeightMemory {
 }
 
 impl WeightMemory {
-    /// Plans, allocates and uploads.
+    /// Makes the buffers and fills them.
     ///
     /// # Errors
-    /// If a tensor is missing or not in a shape that the kernels take, or the device has no room.
-    pub(crate) fn load(
-        device: &Device,
-        source: &dyn Weights,
-        matrices: &[MatrixRef],
-        vectors: &[Vec<WeightRef>],
-        progress: Progress<'_>,
-    ) -> Result<Self> {
-        let mut memory = Self::plan(&device.caps, &device.info.name, source, matrices, vectors)?;
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
-        for &size in &memory.sizes {
-            memory.buffers.push(device.buffer("weights", size, usage)?);
+    /// If the device has no room.
+    pub(crate) fn load(&mut self, device: &Device, source: &dyn Weights, progress: Progress<'_>) -> Result<()> {
+        let weights = |names: &[WeightRef]| names.iter().map(|name| resolve(source, name)).collect::<Result<Vec<_>>>();
+        let rows = |matrix: &MatrixRef| Ok(Rows { weights: weights(&matrix.weights)?, order: matrix.order });
+        let matrices = self.matrices.iter().map(|(matrix, place)| Ok((rows(matrix)?, place)));
+        let matrices = matrices.collect::<Result<Vec<_>>>()?;
+        let vectors = self.vectors.iter().map(|(names, region)| Ok((weights(names)?, region)));
+        let vectors = vectors.collect::<Result<Vec<_>>>()?;
+
+        let mut pieces = Vec::new();
+        for (rows, matrix) in &matrices {
+            pieces.extend(matrix.parts.iter().flat_map(|part| Piece::of_part(matrix.format, rows, part)));
         }
-        memory.upload(device, source, progress)?;
-        Ok(memory)
+        pieces.extend(vectors.iter().map(|(weights, region)| Piece::of_vector(weights, region)));
+        self.buffers = upload(device, &self.sizes, pieces, progress)?;
+        Ok(())
     }
 
     /// Where everything will lie on a device with these capabilities, which need not exist: only shapes and formats are
@@ -163,24 +163,6 @@ impl WeightMemory {
             offset: region.offset,
             size: wgpu::BufferSize::new(region.size),
         })
-    }
-
-    fn upload(&self, device: &Device, source: &dyn Weights, progress: Progress<'_>) -> Result<()> {
-        let mut uploader = Uploader::new(device, self, progress)?;
-        for (name, matrix) in &self.matrices {
-            let rows = Rows::new(source, name)?;
-            for part in &matrix.parts {
-                uploader.part(matrix.format, &rows, part)?;
-            }
-        }
-        for (names, region) in &self.vectors {
-            let mut numbers = Vec::new();
-            for name in names {
-                numbers.extend(resolve(source, name)?.to_f32());
-            }
-            uploader.write(*region, 0, bytemuck::cast_slice(&numbers))?;
-        }
-        uploader.finish()
     }
 }
 
@@ -251,156 +233,5 @@ impl Plan<'_> {
             parts.push(Part { rows, planes });
         }
         Ok(Matrix { format, parts })
-    }
-}
-
-/// The rows of a matrix in the order in which it has them.
-struct Rows {
-    weights: Vec<Weight>,
-    order: Order,
-}
-
-impl Rows {
-    fn new(source: &dyn Weights, matrix: &MatrixRef) -> Result<Self> {
-        let weights = matrix.weights.iter().map(|name| resolve(source, name)).collect::<Result<_>>()?;
-        Ok(Self { weights, order: matrix.order })
-    }
-
-    fn row_len(&self) -> usize {
-        self.weights[0].row_len()
-    }
-
-    fn row_bytes(&self) -> usize {
-        self.weights[0].row_bytes()
-    }
-
-    /// The bytes of row `row` and of as many after it as lie behind it in memory.
-    fn run(&self, row: usize) -> &[u8] {
-        let row_bytes = self.row_bytes();
-        match self.order {
-            Order::Interleaved => {
-                let n = self.weights.len();
-                &self.weights[row % n].bytes[row / n * row_bytes..][..row_bytes]
-            }
-            Order::Stacked => {
-                let mut row = row;
-                for weight in &self.weights {
-                    if row < weight.n_rows() {
-                        return &weight.bytes[row * row_bytes..];
-                    }
-                    row -= weight.n_rows();
-                }
-                panic!("a row beyond the matrix")
-            }
-        }
-    }
-
-    /// Appends the bytes of `rows` to `out`.
-    fn copy(&self, rows: Range<usize>, out: &mut Vec<u8>) {
-        let (mut row, row_bytes) = (rows.start, self.row_bytes());
-        while row < rows.end {
-            let run = self.run(row);
-            let n = (run.len() / row_bytes).min(rows.end - row);
-            out.extend_from_slice(&run[..n * row_bytes]);
-            row += n;
-        }
-    }
-}
-
-/// Copies through two staging buffers by turns: while the device empties one, the other is filled.
-struct Uploader<'a> {
-    device: &'a Device,
-    memory: &'a WeightMemory,
-    staging: [wgpu::Buffer; 2],
-    current: usize,
-    used: u64,
-    encoder: Option<wgpu::CommandEncoder>,
-    done: u64,
-    progress: Progress<'a>,
-}
-
-impl<'a> Uploader<'a> {
-    fn new(device: &'a Device, memory: &'a WeightMemory, progress: Progress<'a>) -> Result<Self> {
-        let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
-        let staging =
-            [device.buffer("staging", STAGING_BYTES, usage)?, device.buffer("staging", STAGING_BYTES, usage)?];
-        let mut uploader = Self { device, memory, staging, current: 0, used: 0, encoder: None, done: 0, progress };
-        uploader.map()?;
-        Ok(uploader)
-    }
-
-    /// Maps the current staging buffer, waiting until the device has read it.
-    fn map(&mut self) -> Result<()> {
-        self.staging[self.current].map_async(wgpu::MapMode::Write, .., |_| ());
-        self.device.wait()
-    }
-
-    /// Packs and writes the rows of `part`, as many at a time as fit the scratch space.
-    fn part(&mut self, format: &Format, rows: &Rows, part: &Part) -> Result<()> {
-        let blocks = rows.row_len() / format.block_len;
-        let row_bytes = rows.row_bytes();
-        // An even number of rows keeps planes of two bytes a block on word boundaries.
-        let chunk = ((1 << 20) / row_bytes).max(2) / 2 * 2;
-        let (mut bytes, mut planes) = (Vec::new(), vec![Vec::new(); format.planes.len()]);
-        for start in part.rows.clone().step_by(chunk) {
-            let range = start..part.rows.end.min(start + chunk);
-            bytes.clear();
-            rows.copy(range.clone(), &mut bytes);
-            for (plane, buffer) in format.planes.iter().zip(&mut planes) {
-                buffer.resize(range.len() * blocks * plane.block_bytes, 0);
-            }
-            (format.pack)(&bytes, &mut planes.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>());
-            for ((plane, buffer), region) in format.planes.iter().zip(&planes).zip(&part.planes) {
-                let offset = (start - part.rows.start) * blocks * plane.block_bytes;
-                self.write(*region, offset as u64, buffer)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes `bytes` to `region` from `offset` on.
-    fn write(&mut self, region: Region, offset: u64, bytes: &[u8]) -> Result<()> {
-        let mut sent = 0;
-        while sent < bytes.len() {
-            if self.used == STAGING_BYTES {
-                self.flush()?;
-                self.map()?;
-            }
-            let n = (bytes.len() - sent).min((STAGING_BYTES - self.used) as usize);
-            // Copies are whole words; regions have room for the last one.
-            let words = (n as u64).next_multiple_of(4);
-            let staging = &self.staging[self.current];
-            let mut view =
-                staging.get_mapped_range_mut(self.used..self.used + words).map_err(|e| self.device.error(e))?;
-            view.slice(..n).copy_from_slice(&bytes[sent..sent + n]);
-            drop(view);
-            let encoder =
-                self.encoder.get_or_insert_with(|| self.device.device.create_command_encoder(&Default::default()));
-            let target = &self.memory.buffers[region.buffer];
-            encoder.copy_buffer_to_buffer(staging, self.used, target, region.offset + offset + sent as u64, words);
-            self.used += words.next_multiple_of(wgpu::MAP_ALIGNMENT);
-            sent += n;
-        }
-        self.done += bytes.len() as u64;
-        (self.progress)(self.done, self.memory.bytes);
-        Ok(())
-    }
-
-    /// Submits what was written, and goes on with the other staging buffer.
-    fn flush(&mut self) -> Result<()> {
-        self.staging[self.current].unmap();
-        if let Some(encoder) = self.encoder.take() {
-            self.device.queue.submit([encoder.finish()]);
-        }
-        self.current = 1 - self.current;
-        self.used = 0;
-        self.device.check()
-    }
-
-    fn finish(mut self) -> Result<()> {
-        self.flush()?;
-        self.device.wait()?;
-        (self.progress)(self.memory.bytes, self.memory.bytes);
-        Ok(())
     }
 }

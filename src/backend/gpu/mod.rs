@@ -1,9 +1,12 @@
 //! The GPU back end: every op of a step in WGSL, dispatched through wgpu. The only folder that names wgpu.
 //!
 //! `device` opens an adapter; `fuse` turns a graph into nodes that one kernel each can do; `kernels` says which; `memory`
-//! packs and uploads the weights; `shader` and `pipeline` link and compile; `program` holds it all and runs steps.
-//! `inventory` lists the kernels that programs are made of, for `specimens` of models or for a given one.
+//! plans where everything lies and `upload` packs the weights into it; `shader` links, `bindings` lays out and `pipeline`
+//! compiles in the background, with `cache` on disk; `program` holds it all and runs steps. `inventory` lists the kernels
+//! that programs are made of, for `specimens` of models or for a given one.
 
+mod bindings;
+mod cache;
 mod device;
 mod fuse;
 mod inventory;
@@ -14,6 +17,9 @@ mod program;
 mod shader;
 mod specimens;
 mod tune;
+mod upload;
+
+use std::path::PathBuf;
 
 pub use device::{AdapterInfo, AdapterKind, DeviceOptions, adapters};
 pub use inventory::{Compiler, Kernel, Turn, kernels};
@@ -34,10 +40,19 @@ pub struct Options {
     pub keep_tensors: bool,
     /// Whether shaders check bounds and loops: slower, for tests.
     pub checked: bool,
+    /// Folder where compiled pipelines are kept from one start to the next, where the driver gives them out.
+    pub pipeline_cache: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { device: DeviceOptions::default(), kv: KvFormat::F16, fuse: true, keep_tensors: false, checked: false }
+        Self {
+            device: DeviceOptions::default(),
+            kv: KvFormat::F16,
+            fuse: true,
+            keep_tensors: false,
+            checked: false,
+            pipeline_cache: None,
+        }
     }
 }

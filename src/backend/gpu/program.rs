@@ -3,11 +3,14 @@
 //! There are four lists of calls: body and head (what runs over the step's rows, and over the output rows), each for one
 //! row and for many. A step writes its inputs, encodes one pass of two of these lists, submits once and reads back.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use super::device::Device;
 use super::fuse::{self, Fused};
 use super::kernels::{Bind, Call, Grid, KvFormat, Lower, Mode, Shape};
 use super::memory::{MatrixRef, WeightMemory};
-use super::pipeline::Pipelines;
+use super::pipeline::{Kernel, Pipelines};
 use super::{Options, fuse::Node};
 use crate::backend::{Info, Limits, Memory, Output, PAGE_LEN, Program, Progress, Step, Want, Weights, check_step};
 use crate::error::{Error, Result};
@@ -17,7 +20,7 @@ const STORAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE;
 
 /// A compiled graph on a GPU.
 pub struct GpuProgram {
-    device: Device,
+    device: Arc<Device>,
     graph: Graph,
     limits: Limits,
     memory: Memory,
@@ -35,6 +38,8 @@ pub struct GpuProgram {
     last: Counters,
     /// Rows and output rows of the last step.
     last_rows: [usize; 2],
+    /// Compiles until it is dropped.
+    pipelines: Pipelines,
 }
 
 /// What a step did.
@@ -49,7 +54,7 @@ struct Counters {
 
 /// A call with everything that it needs.
 struct Recorded {
-    pipeline: wgpu::ComputePipeline,
+    kernel: Kernel,
     groups: [Option<wgpu::BindGroup>; 2],
     grid: Grid,
 }
@@ -67,13 +72,13 @@ pub fn compile(
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<GpuProgram> {
-    let device = Device::open(&options.device)?;
+    let device = Arc::new(Device::open(&options.device)?);
     let max_bindings = device.device.limits().max_storage_buffers_per_shader_stage as usize;
     let fused = fused(graph, weights, max_bindings, options.fuse);
     let limits = fit_limits(&device, graph, &fused, limits)?;
     let (matrices, vectors) = used_weights(&fused);
-    let weights = WeightMemory::load(&device, weights, &matrices, &vectors, progress)?;
-    Builder { device, graph, limits, fused, weights, options }.build()
+    let memory = WeightMemory::plan(&device.caps, &device.info.name, weights, &matrices, &vectors)?;
+    Builder { device, graph, limits, fused, weights: memory, options }.build(weights, progress)
 }
 
 /// The nodes of `graph`: one an op, or as few as the kernels allow.
@@ -179,10 +184,16 @@ impl Lists {
     pub(super) fn iter(&self) -> impl Iterator<Item = &Call> {
         self.body.iter().chain(&self.head).chain([&self.argmax]).flatten()
     }
+
+    /// All calls, in the order in which a prompt and then single tokens need them.
+    fn in_order(&self) -> impl Iterator<Item = &Call> {
+        let ([one, many], [one_output, many_outputs]) = (&self.body, &self.head);
+        [many, one_output, &self.argmax, one, many_outputs].into_iter().flatten()
+    }
 }
 
 struct Builder<'a> {
-    device: Device,
+    device: Arc<Device>,
     graph: &'a Graph,
     limits: Limits,
     fused: Fused,
@@ -202,13 +213,17 @@ struct Buffers {
 }
 
 impl Builder<'_> {
-    fn build(self) -> Result<GpuProgram> {
+    fn build(mut self, source: &dyn Weights, progress: Progress<'_>) -> Result<GpuProgram> {
         let kv = self.options.kv;
         let lower =
             Lower { graph: self.graph, fused: &self.fused, caps: &self.device.caps, weights: &self.weights, kv };
         let lists = Lists::new(&lower);
-        let keys = lists.iter().map(|call| call.key.clone());
-        let pipelines = Pipelines::compile(&self.device, self.options.checked, keys)?;
+        // Kernels are compiled while weights are loaded, those of a prompt first.
+        let mut pipelines = Pipelines::new(&self.device, self.options.checked, self.options.pipeline_cache.as_deref());
+        let kernels: HashMap<_, _> =
+            lists.in_order().map(|call| (&call.key, pipelines.kernel(&call.key, &self.bound(call)))).collect();
+        pipelines.start()?;
+        self.weights.load(&self.device, source, progress)?;
 
         let (buffers, mut memory) = self.buffers(kv, lists.iter())?;
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
@@ -218,7 +233,7 @@ impl Builder<'_> {
         memory.weights_bytes = self.weights.bytes;
 
         let record = |calls: &[Call]| -> Vec<Recorded> {
-            calls.iter().map(|call| self.record(call, &pipelines, &buffers)).collect()
+            calls.iter().map(|call| self.record(call, &kernels[&call.key], &buffers)).collect()
         };
         let program = GpuProgram {
             body: lists.body.each_ref().map(|calls| record(calls)),
@@ -235,6 +250,7 @@ impl Builder<'_> {
             readback,
             last: Counters::default(),
             last_rows: [0, 0],
+            pipelines,
             fused: self.fused,
             device: self.device,
         };
@@ -271,18 +287,24 @@ impl Builder<'_> {
         Ok((Buffers { inputs, slots, values, keys, kv_values, best, shapes }, memory))
     }
 
-    fn record(&self, call: &Call, pipelines: &Pipelines, buffers: &Buffers) -> Recorded {
-        let pipeline = pipelines.get(&call.key).clone();
+    /// Numbers of the bindings that a call fills, group by group.
+    fn bound(&self, call: &Call) -> Vec<Vec<u32>> {
+        let values = call.binds.iter().map(|(binding, _)| *binding).collect();
+        let planes = call.matrix.as_ref().map(|(matrix, _)| self.weights.matrix(matrix).format.planes.len() as u32);
+        std::iter::once(values).chain(planes.map(|n| (0..n).collect())).collect()
+    }
+
+    fn record(&self, call: &Call, kernel: &Kernel, buffers: &Buffers) -> Recorded {
         let entries: Vec<_> = call
             .binds
             .iter()
             .map(|(binding, bind)| wgpu::BindGroupEntry { binding: *binding, resource: self.resource(bind, buffers) })
             .collect();
-        let group = |index: u32, entries: &[wgpu::BindGroupEntry<'_>]| {
+        let group = |index: usize, entries: &[wgpu::BindGroupEntry<'_>]| {
             self.device.count();
             self.device.device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some(call.key.kernel),
-                layout: &pipeline.get_bind_group_layout(index),
+                layout: kernel.group_layout(index),
                 entries,
             })
         };
@@ -293,7 +315,7 @@ impl Builder<'_> {
             group(1, &entries)
         });
         let groups = [Some(group(0, &entries)), weights];
-        Recorded { groups, grid: call.grid, pipeline }
+        Recorded { groups, grid: call.grid, kernel: kernel.clone() }
     }
 
     fn resource<'b>(&'b self, bind: &Bind, buffers: &'b Buffers) -> wgpu::BindingResource<'b> {
@@ -430,7 +452,7 @@ impl GpuProgram {
     /// Encodes the calls for `n` rows.
     fn replay(pass: &mut wgpu::ComputePass<'_>, calls: &[Recorded], n: usize, counters: &mut Counters) {
         for call in calls {
-            pass.set_pipeline(&call.pipeline);
+            pass.set_pipeline(call.kernel.pipeline());
             for (index, group) in (0..).zip(&call.groups) {
                 if let Some(group) = group {
                     pass.set_bind_group(index, group, &[]);
@@ -458,6 +480,7 @@ impl GpuProgram {
 impl Program for GpuProgram {
     fn run(&mut self, step: &Step<'_>) -> Result<Output> {
         self.device.check()?;
+        self.pipelines.go_to_work();
         let created = self.device.created();
         check_step(step, &self.graph, &self.limits);
         self.inputs.write(&self.device.queue, &self.graph, step);

@@ -233,7 +233,15 @@ impl Device {
     /// # Errors
     /// If the device failed.
     pub(crate) fn wait(&self) -> Result<()> {
-        let waited = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.wait_for(None)
+    }
+
+    /// Waits until a submission and those before it are done; all of them if none is given.
+    ///
+    /// # Errors
+    /// If the device failed.
+    pub(crate) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let waited = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None });
         self.check()?;
         waited.map(|_| ()).map_err(|e| self.error(e))
     }

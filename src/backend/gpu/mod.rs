@@ -1,14 +1,17 @@
 //! The GPU back end: every op of a step in WGSL, dispatched through wgpu. The only folder that names wgpu.
 //!
 //! `device` opens an adapter; `fuse` turns a graph into nodes that one kernel each can do; `kernels` says which; `memory`
-//! packs and uploads the weights; `shader` and `pipeline` link and compile; `program` holds it all and runs steps.
+//! packs and uploads the weights; `shader` and `pipeline` link and compile; `program` holds it all and runs steps; `choose` and
+//! `readback` bring their results.
 
+mod choose;
 mod device;
 mod fuse;
 mod kernels;
 mod memory;
 mod pipeline;
 mod program;
+mod readback;
 mod shader;
 mod tune;
 

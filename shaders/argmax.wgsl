@@ -1,49 +1,35 @@
-//! argmax — the index of the largest number of each row; of equal ones the lowest.
+//! argmax — the most likely candidate of each slice of each row of logits.
 //!
-//! x       [N, D]  f32
-//! y       [N]     indices
-//! grid    (1, N) workgroups, one row each
-//! group   invocation i takes elements i, i+WG, …
-//! const   D;  WG  a power of two
-//! import
-//! tail    nothing is assumed of D
-//! exact   the same index as the CPU; a row of NaN gives 0
-//! cpu     src/backend/cpu/ops/argmax.rs
+//! x       [N, D]  f32, read as bits
+//! y       [N, SLICES]  candidates
+//! grid    (SLICES, N) workgroups, a slice each, so that all of a GPU looks at 262,144 logits
+//! group   invocation i takes elements i, i+WG, … of the slice
+//! const   D;  SLICE  elements in a slice;  SLICES  D / SLICE, rounded up;  WG  a power of two
+//! import  candidate, best
+//! tail    the last slice ends with the row
+//! exact   the same candidates as the CPU; what is not a number is the most likely one, for `argmax_merge` to see
+//! cpu     src/backend/draw.rs
 
 override D: u32;
+override SLICE: u32;
+override SLICES: u32;
 override WG: u32;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<u32>;
-
-struct Best { value: f32, index: u32 }
-
-var<workgroup> scratch: array<Best, WG>;
-
-fn better(a: Best, b: Best) -> bool {
-    return a.value > b.value || (a.value == b.value && a.index < b.index);
-}
+@group(0) @binding(0) var<storage, read> x: array<u32>;
+@group(0) @binding(1) var<storage, read_write> y: array<Candidate>;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i: u32) {
-    // 1. the best of the invocation's elements, in ascending order
-    var best = Best(-3.4e38, 0u);
-    for (var d = i; d < D; d += WG) {
-        let value = x[id.y * D + d];
-        if value > best.value {
-            best = Best(value, d);
+    let end = min((id.x + 1u) * SLICE, D);
+    var best = NONE;
+    for (var d = id.x * SLICE + i; d < end; d += WG) {
+        let other = candidate(x[id.y * D + d], d);
+        if other.key > best.key {
+            best = other;
         }
     }
-
-    // 2. the best of the workgroup
-    scratch[i] = best;
-    for (var half = WG / 2u; half > 0u; half >>= 1u) {
-        workgroupBarrier();
-        if i < half && better(scratch[i + half], scratch[i]) {
-            scratch[i] = scratch[i + half];
-        }
-    }
+    best = best_of_workgroup(best, i);
     if i == 0u {
-        y[id.y] = scratch[0].index;
+        y[id.y * SLICES + id.x] = best;
     }
 }

@@ -6,7 +6,7 @@
 //! grid    (ceil(K / 32 / WG), T) workgroups
 //! group   an invocation takes one group of 32 numbers
 //! const   K, SCALE, ROW0, ROWS, WG
-//! import  group, quant, row
+//! import  group, quant, row, token
 //! tail    tokens outside of the part are left to the other parts; groups ≥ K / 32 are not read or written
 //! exact   the same bits as the CPU where SCALE is 1
 //! cpu     src/backend/cpu/ops/embed.rs
@@ -24,7 +24,7 @@ override WG: u32;
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i: u32) {
     let groups = K / 32u;
     let g = id.x * WG + i;
-    let token = rows[id.y].token;
+    let token = row_token(rows[id.y]);
     if g >= groups || token < ROW0 || token - ROW0 >= ROWS {
         return;
     }

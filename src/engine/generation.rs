@@ -3,7 +3,7 @@
 //! A stream gets one [`Update`] per token. Text comes in complete characters, and held back while it may be the start
 //! of a stop string; since the worker knows which token is the last, that one carries what was still held.
 
-use std::ops::ControlFlow;
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,6 +15,7 @@ use futures::channel::mpsc;
 use super::sampler::{Sampler, SamplerOptions};
 use super::stop::{Cut, StopFilter};
 use super::worker::Status;
+use crate::backend::Draw;
 use crate::error::{Error, Result};
 use crate::tokenizer::{Detokenizer, Tokenizer};
 
@@ -119,6 +120,10 @@ pub(super) struct Update {
 /// The worker's end of an answer.
 pub(super) struct Generation {
     sender: mpsc::Sender<Result<Update>>,
+    /// What came when the channel had no room left: steps that ran ahead bring more tokens than were asked for.
+    waiting: VecDeque<Result<Update>>,
+    /// Whether the last token has come.
+    is_over: bool,
     sampler: Sampler,
     detokenizer: Detokenizer,
     filter: StopFilter,
@@ -134,6 +139,8 @@ impl Generation {
         request.prompt.iter().for_each(|&token| sampler.accept(token));
         Self {
             sender: request.sender,
+            waiting: VecDeque::new(),
+            is_over: false,
             sampler,
             detokenizer: Detokenizer::new(tokenizer.clone()),
             filter: StopFilter::new(&request.options.stop),
@@ -144,13 +151,32 @@ impl Generation {
         }
     }
 
-    /// Whether the reader has room (ready), is slow (pending) or gone (an error).
+    /// Hands on what waits, as far as there is room. Whether there is more room then (ready), the reader is slow (pending)
+    /// or nothing more is to be handed on, since it is gone or has everything (an error).
     pub(super) fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), mpsc::SendError>> {
-        self.sender.poll_ready(context)
+        while let Poll::Ready(room) = self.sender.poll_ready(context) {
+            room?;
+            match self.waiting.pop_front() {
+                Some(update) => self.sender.start_send(update)?,
+                None if self.is_over => self.sender.disconnect(),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        Poll::Pending
     }
 
-    pub(super) fn is_argmax(&self) -> bool {
-        self.sampler.options().is_argmax()
+    /// Whether there is a token to come after `n` more.
+    pub(super) fn goes_on_after(&self, n: usize) -> bool {
+        !self.is_over && n < self.max_tokens - self.timings.n_generated
+    }
+
+    pub(super) fn options(&self) -> &SamplerOptions {
+        self.sampler.options()
+    }
+
+    /// How a device is to draw the next token, which counts as drawn then.
+    pub(super) fn next_draw(&mut self) -> Draw {
+        self.sampler.next_draw()
     }
 
     pub(super) fn sample(&mut self, logits: &[f32]) -> Option<u32> {
@@ -158,13 +184,11 @@ impl Generation {
     }
 
     /// Hands a token to the stream. `None` means that the logits were no numbers; `room` is how many more tokens the
-    /// context can take. Breaks if it was the last one.
-    pub(super) fn send(&mut self, id: Option<u32>, room: usize) -> ControlFlow<()> {
+    /// context can take.
+    pub(super) fn send(&mut self, id: Option<u32>, room: usize) {
         let update = id.ok_or(Error::BadLogits).and_then(|id| self.update(id, room));
-        let more = matches!(&update, Ok(Update { finish: None, .. }));
-        // The channel had room before the step; a reader that left since then is noticed before the next.
-        let _ = self.sender.try_send(update);
-        if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        self.is_over = !matches!(&update, Ok(Update { finish: None, .. }));
+        self.waiting.push_back(update);
     }
 
     fn update(&mut self, id: u32, room: usize) -> Result<Update> {

@@ -4,10 +4,10 @@
 //! Steps are run on the program itself. What an engine adds to them (a channel and the text of a token) is not
 //! part of what is compared between back ends.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::rng;
-use crate::backend::{Output, PAGE_LEN, Program, Row, Step, Want};
+use crate::backend::{CHOSEN, Output, PAGE_LEN, Program, Row, Step, Ticket, Want, rng};
 use crate::error::{Error, Result};
 
 /// What to time.
@@ -118,16 +118,34 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Generates `n` tokens greedily from position `first` on.
+    /// Generates `n` tokens greedily from position `first` on, as an engine does: the next step is submitted before the token that it
+    /// starts from is known, where the program can do that.
     fn generate(&mut self, first: usize, n: usize) -> Result<()> {
         let mut token = self.arbitrary_token(first);
+        let mut under_way = VecDeque::new();
         for pos in first..first + n {
             let rows = [self.row(token, pos)];
             let step = Step { rows: &rows, pages: &[&self.pages], outputs: &[0], want: Want::Argmax };
-            let Output::Argmax(ids) = self.program.run(&step)? else { unreachable!("an id was wanted") };
-            token = ids[0];
+            under_way.push_back(self.program.submit(&step)?);
+            token = CHOSEN;
+            if under_way.len() == self.program.max_in_flight()
+                && let Some(ticket) = under_way.pop_front()
+            {
+                let id = self.finish(ticket)?;
+                if under_way.is_empty() {
+                    token = id;
+                }
+            }
         }
-        Ok(())
+        under_way.into_iter().try_for_each(|ticket| self.finish(ticket).map(|_| ()))
+    }
+
+    /// The token of a step.
+    fn finish(&mut self, ticket: Ticket) -> Result<u32> {
+        match self.program.finish(ticket)? {
+            Output::Tokens(ids) => ids[0].ok_or(Error::BadLogits),
+            output => unreachable!("a token was wanted, not {output:?}"),
+        }
     }
 
     fn row(&self, token: u32, pos: usize) -> Row {

@@ -31,9 +31,9 @@ mod load;
 pub mod measure;
 mod memory;
 mod pages;
-mod rng;
 mod sampler;
 mod sequence;
+mod slot;
 mod stop;
 mod worker;
 

@@ -1,13 +1,11 @@
-//! From logits to the next token.
+//! From logits to the next token: what was there already counts, then one of the likely tokens is drawn.
 //!
-//! The steps, their order and what each computes are those of llama.cpp's default chain: penalties, top-k, top-p, min-p,
-//! temperature, draw. Temperature comes last, so that top-p and min-p look at the model's own probabilities. Of equal
-//! logits the lower id comes first, everywhere, so that the result does not depend on how candidates were sorted.
+//! The steps, their order and what each computes are those of llama.cpp's default chain: penalties, and what
+//! [`Draw`] says. A back end can draw by itself; penalties and more candidates than it takes need the logits.
 
-use std::cmp::Ordering;
 use std::collections::{HashMap, VecDeque};
 
-use super::rng;
+use crate::backend::{Candidate, Draw, Plan, candidates, choose};
 
 /// How the next token is chosen. The default is greedy: the most likely token, always.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,28 +47,31 @@ impl Default for SamplerOptions {
 }
 
 impl SamplerOptions {
-    /// Whether the result is the largest logit as it comes from the model, so that a device can find it by itself.
+    /// Whether the result is the largest logit as it comes from the model.
     pub fn is_argmax(&self) -> bool {
         self.temperature <= 0.0 && !self.has_penalties()
+    }
+
+    /// Whether it takes the logits: there are penalties, or more candidates than a device takes.
+    pub fn needs_logits(&self) -> bool {
+        self.has_penalties() || !self.draw(0).is_bounded()
+    }
+
+    /// How the token is drawn that comes after `n` others.
+    fn draw(&self, n: u64) -> Draw {
+        let &Self { temperature, top_k, top_p, min_p, seed, .. } = self;
+        Draw { temperature, top_k, top_p, min_p, seed, n }
+    }
+
+    /// The logit of a token that was there `count` times.
+    fn penalized(&self, logit: f32, count: u32) -> f32 {
+        let divided = if logit <= 0.0 { logit * self.repeat_penalty } else { logit / self.repeat_penalty };
+        divided - (self.presence_penalty + count as f32 * self.frequency_penalty)
     }
 
     fn has_penalties(&self) -> bool {
         self.penalty_last_n > 0
             && (self.repeat_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0)
-    }
-}
-
-/// A token that may be drawn.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Candidate {
-    id: u32,
-    logit: f32,
-}
-
-impl Candidate {
-    /// Most likely first; of equal ones the lowest id.
-    fn order(&self, other: &Self) -> Ordering {
-        other.logit.total_cmp(&self.logit).then(self.id.cmp(&other.id))
     }
 }
 
@@ -115,96 +116,24 @@ impl Sampler {
         *self.counts.entry(token).or_default() += 1;
     }
 
-    /// Chooses a token given the logits `[V]`; `None` if a logit is not a number, or none is finite.
-    pub fn sample(&mut self, logits: &[f32]) -> Option<u32> {
-        if logits.iter().any(|l| l.is_nan()) {
-            return None;
-        }
-        let mut candidates = std::mem::take(&mut self.candidates);
-        candidates.clear();
-        candidates.extend(logits.iter().zip(0..).map(|(&logit, id)| Candidate { id, logit }));
-        self.penalize(&mut candidates);
-        let token = self.choose(&mut candidates);
-        self.candidates = candidates;
-        token
-    }
-
-    fn penalize(&self, candidates: &mut [Candidate]) {
-        let o = &self.options;
-        for (&id, &count) in &self.counts {
-            let Some(c) = candidates.get_mut(id as usize) else { continue };
-            c.logit = if c.logit <= 0.0 { c.logit * o.repeat_penalty } else { c.logit / o.repeat_penalty };
-            c.logit -= o.presence_penalty + count as f32 * o.frequency_penalty;
-        }
-    }
-
-    fn choose(&mut self, candidates: &mut Vec<Candidate>) -> Option<u32> {
-        let best = *candidates.iter().min_by(|a, b| a.order(b))?;
-        if !best.logit.is_finite() {
-            return None;
-        }
-        if self.options.temperature <= 0.0 {
-            return Some(best.id);
-        }
-        top_k(candidates, self.options.top_k);
-        top_p(candidates, self.options.top_p, best.logit);
-        min_p(candidates, self.options.min_p, best.logit);
-        let u = rng::uniform(self.options.seed, self.n_drawn);
+    /// How the next token is to be drawn, which counts as drawn then. For options that need no logits.
+    pub(super) fn next_draw(&mut self) -> Draw {
         self.n_drawn += 1;
-        draw(candidates, self.options.temperature, best.logit, u)
+        self.options.draw(self.n_drawn - 1)
     }
-}
 
-/// Keeps the `k` most likely, sorted. With 0 keeps all, by id.
-fn top_k(candidates: &mut Vec<Candidate>, k: usize) {
-    if k == 0 {
-        return;
+    /// Chooses a token given the logits `[V]`; `None` if a logit is not a number, or the largest is infinite.
+    pub fn sample(&mut self, logits: &[f32]) -> Option<u32> {
+        let plan = Plan::from(&self.next_draw());
+        self.candidates.clear();
+        self.candidates.extend(candidates(logits));
+        for (&id, &count) in &self.counts {
+            if let Some(candidate) = self.candidates.get_mut(id as usize) {
+                *candidate = Candidate::new(id, self.options.penalized(logits[id as usize], count));
+            }
+        }
+        choose(&mut self.candidates, &plan)
     }
-    if k < candidates.len() {
-        candidates.select_nth_unstable_by(k - 1, Candidate::order);
-        candidates.truncate(k);
-    }
-    candidates.sort_unstable_by(Candidate::order);
-}
-
-/// Keeps the shortest run of the most likely whose probabilities sum to at least `p`, sorted. With 1 keeps all.
-fn top_p(candidates: &mut Vec<Candidate>, p: f32, best: f32) {
-    if p >= 1.0 {
-        return;
-    }
-    candidates.sort_unstable_by(Candidate::order);
-    let total: f64 = candidates.iter().map(|c| weight(c.logit, best, 1.0)).sum();
-    let mut cumulative = 0.0;
-    let enough = candidates.iter().position(|c| {
-        cumulative += weight(c.logit, best, 1.0);
-        cumulative >= f64::from(p) * total
-    });
-    candidates.truncate(enough.map_or(candidates.len(), |i| i + 1));
-}
-
-/// Keeps those with at least `p` times the probability of the most likely one.
-fn min_p(candidates: &mut Vec<Candidate>, p: f32, best: f32) {
-    if p > 0.0 {
-        let least = best + p.ln();
-        candidates.retain(|c| c.logit >= least || c.logit == best);
-    }
-}
-
-/// The candidate at which the running sum of probabilities exceeds `u` < 1; there is one, since the last sum is the total.
-fn draw(candidates: &[Candidate], temperature: f32, best: f32, u: f32) -> Option<u32> {
-    let total: f64 = candidates.iter().map(|c| weight(c.logit, best, temperature)).sum();
-    let target = f64::from(u) * total;
-    let mut cumulative = 0.0;
-    let drawn = candidates.iter().find(|c| {
-        cumulative += weight(c.logit, best, temperature);
-        cumulative > target
-    });
-    drawn.map(|c| c.id)
-}
-
-/// Probability of a logit in terms of that of the largest one. f64, since sums run over 262,144 tokens.
-fn weight(logit: f32, best: f32, temperature: f32) -> f64 {
-    (f64::from(logit - best) / f64::from(temperature)).exp()
 }
 
 #[cfg(test)]
@@ -286,11 +215,10 @@ mod tests {
         };
         let mut s = sampler(options);
         [9, 0, 1, 1].into_iter().for_each(|t| s.accept(t));
-        let mut candidates: Vec<Candidate> =
-            [4.0, -4.0, 3.0].iter().zip(0..).map(|(&logit, id)| Candidate { id, logit }).collect();
-        s.penalize(&mut candidates);
-        let logits: Vec<f32> = candidates.iter().map(|c| c.logit).collect();
-        assert_eq!(logits, [4.0 / 2.0 - 0.5 - 0.25, -4.0 * 2.0 - 0.5 - 0.5, 3.0]);
+        // The window holds 0, 1, 1.
+        assert_eq!((s.counts[&0], s.counts[&1], s.counts.len()), (1, 2, 2));
+        assert_eq!(s.options.penalized(4.0, 1), 4.0 / 2.0 - 0.5 - 0.25);
+        assert_eq!(s.options.penalized(-4.0, 2), -4.0 * 2.0 - 0.5 - 0.5);
         assert_eq!(s.sample(&[4.0, -4.0, 3.0]), Some(2));
         // Token 0 leaves the window of three.
         s.accept(2);

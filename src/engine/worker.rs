@@ -5,9 +5,13 @@
 //!
 //! Nothing here waits for a reader. Each generation has a bounded channel to its stream: while that is full, its rows are
 //! left out of steps; when the stream is dropped, it is over. A reader that makes room wakes this thread through the
-//! same inbox that commands come through, which is the only thing it ever waits for.
+//! same inbox that commands come through, which besides the device is the only thing it ever waits for.
+//!
+//! Where the device chooses tokens by itself, the next step is submitted before the token that it starts from is known,
+//! so that the device has always something to do. What turns out to lie behind the end of an answer is dropped: a
+//! sequence counts only positions whose tokens it knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, OnceLock};
@@ -15,8 +19,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use super::generation::{Generation, Request};
 use super::pages::PagePool;
-use super::sequence::Sequence;
-use crate::backend::{Limits, Output, Program, Row, Step, Want};
+use super::slot::{Chosen, Share, Slot, share_out};
+use crate::backend::{Draw, Limits, Output, Program, Row, Step, Ticket, Want};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -60,15 +64,12 @@ impl Status {
     }
 }
 
-/// A session: its tokens, and what is being generated for it.
-#[derive(Default)]
-struct Slot {
-    sequence: Sequence,
-    generation: Option<Generation>,
-    /// The last step that had rows of it.
-    served: u64,
-    /// Whether its channel has room.
-    ready: bool,
+/// A step that was submitted.
+struct Flight {
+    ticket: Ticket,
+    /// Session and rows, in the order of the step, and whether the last row brings a token.
+    shares: Vec<(u64, usize, bool)>,
+    wants_logits: bool,
 }
 
 pub(super) struct Worker {
@@ -77,6 +78,8 @@ pub(super) struct Worker {
     limits: Limits,
     pool: PagePool,
     slots: BTreeMap<u64, Slot>,
+    /// Steps that are not finished, oldest first.
+    flights: VecDeque<Flight>,
     n_steps: u64,
     inbox: Receiver<Command>,
     waker: Waker,
@@ -106,6 +109,7 @@ impl Worker {
             limits,
             pool: PagePool::new(limits.n_pages),
             slots: BTreeMap::new(),
+            flights: VecDeque::new(),
             n_steps: 0,
             inbox,
             waker: Waker::from(Arc::new(Bell(bell))),
@@ -125,22 +129,30 @@ impl Worker {
 
     fn work(&mut self) -> Result<()> {
         loop {
-            let busy = self.poll_readers();
+            self.poll_readers();
+            let busy = !self.flights.is_empty() || self.can_submit();
             let command = if busy { self.inbox.try_recv().ok() } else { self.inbox.recv().ok() };
             match command {
-                None if busy => self.step()?,
+                None if self.can_submit() => self.submit()?,
+                None if busy => self.finish()?,
                 None | Some(Command::Stop) => return Ok(()),
-                Some(command) => self.obey(command),
+                Some(Command::Poke) => {}
+                Some(command) => self.obey(command)?,
             }
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    /// Changes what sequences are, once no step is under way that has rows of them.
+    fn obey(&mut self, command: Command) -> Result<()> {
+        while !self.flights.is_empty() {
+            self.finish()?;
+        }
         match command {
             Command::Generate(session, request) => {
                 let slot = self.slots.entry(session).or_default();
                 let n_reused = slot.sequence.set(request.prompt.clone(), &mut self.pool);
                 slot.generation = Some(Generation::new(*request, n_reused, self.tokenizer.clone()));
+                slot.chosen = None;
             }
             Command::Close(session) => {
                 if let Some(mut slot) = self.slots.remove(&session) {
@@ -149,10 +161,11 @@ impl Worker {
             }
             Command::Poke | Command::Stop => {}
         }
+        Ok(())
     }
 
-    /// Finds out who has room for another token, and who has gone. Returns whether there is anything to do.
-    fn poll_readers(&mut self) -> bool {
+    /// Hands on tokens, and finds out who has room for another one, and who has gone.
+    fn poll_readers(&mut self) {
         let mut context = Context::from_waker(&self.waker);
         for slot in self.slots.values_mut() {
             let Some(generation) = &mut slot.generation else { continue };
@@ -162,154 +175,98 @@ impl Worker {
                 slot.generation = None;
             }
         }
-        self.slots.values().any(Slot::can_run)
     }
 
-    /// Runs one step for all that can run.
-    fn step(&mut self) -> Result<()> {
+    /// Whether there is a step to submit now. Nobody runs ahead of one who could have rows in the same step a moment later: weights
+    /// are read once for all.
+    fn can_submit(&self) -> bool {
+        let n_ctx = self.limits.n_ctx;
+        let mut wanting = self.slots.values().filter(|slot| slot.wants_step(n_ctx)).peekable();
+        let has_place = self.flights.len() < self.program.max_in_flight();
+        let logits_are_under_way = self.flights.back().is_some_and(|flight| flight.wants_logits);
+        has_place && !logits_are_under_way && wanting.peek().is_some() && wanting.all(|slot| slot.n_ready() > 0)
+    }
+
+    /// Submits one step for all that can run.
+    fn submit(&mut self) -> Result<()> {
         self.n_steps += 1;
-        let mut shares = share_out(self.slots.values_mut().filter(|slot| slot.can_run()), &self.limits);
+        let n_ctx = self.limits.n_ctx;
+        let wanting = self.slots.iter_mut().filter(|(_, slot)| slot.wants_step(n_ctx));
+        let mut shares = share_out(wanting.map(|(&session, slot)| (session, slot)), &self.limits);
         let (mut rows, mut outputs) = (Vec::new(), Vec::new());
         for (seq, share) in shares.iter_mut().enumerate() {
-            let sequence = &mut share.slot.sequence;
             // There are as many pages as all sequences can fill.
-            assert!(sequence.reserve(share.n_rows, &mut self.pool), "the KV cache ran out of pages");
-            let first = sequence.n_cached();
-            let tokens = &sequence.tokens()[first..first + share.n_rows];
-            rows.extend(tokens.iter().zip(first as u32..).map(|(&token, pos)| Row { token, pos, seq: seq as u32 }));
+            assert!(share.slot.reserve(share.n_rows, &mut self.pool), "the KV cache ran out of pages");
+            let (first, tokens) = share.slot.next_tokens(share.n_rows);
+            rows.extend(tokens.zip(first..).map(|(token, pos)| Row { token, pos, seq: seq as u32 }));
             outputs.extend(share.ends.then(|| rows.len() as u32 - 1));
         }
+        let mut ending: Vec<&mut Slot> = shares.iter_mut().filter(|s| s.ends).map(|s| &mut *s.slot).collect();
+        let mut draws = Vec::new();
+        let want = want(&mut ending, &mut draws);
         let pages: Vec<&[u32]> = shares.iter().map(|share| share.slot.sequence.pages()).collect();
-        let argmax = shares.iter().filter(|share| share.ends).all(|share| share.slot.is_argmax());
-        let want = match (outputs.is_empty(), argmax) {
-            (true, _) => Want::Nothing,
-            (_, true) => Want::Argmax,
-            _ => Want::Logits,
-        };
-        let output = self.program.run(&Step { rows: &rows, pages: &pages, outputs: &outputs, want })?;
-        let n_vocab = self.program.graph().n_vocab;
-        for share in &mut shares {
-            share.slot.served = self.n_steps;
-            share.slot.sequence.advance(share.n_rows, &mut self.pool);
+        let ticket = self.program.submit(&Step { rows: &rows, pages: &pages, outputs: &outputs, want })?;
+        let wants_logits = want == Want::Logits;
+        let of = |share: &Share<'_>| (share.session, share.n_rows, share.ends);
+        let shares: Vec<(u64, usize, bool)> = shares.iter().map(of).collect();
+        self.note_submitted(&shares, wants_logits);
+        self.flights.push_back(Flight { ticket, shares, wants_logits });
+        Ok(())
+    }
+
+    /// Keeps account of what is under way.
+    fn note_submitted(&mut self, shares: &[(u64, usize, bool)], wants_logits: bool) {
+        if shares.iter().any(|&(_, _, ends)| ends) {
+            // The device keeps the tokens of one step.
+            self.slots.values_mut().for_each(|slot| slot.chosen = None);
         }
-        for (i, share) in shares.iter_mut().filter(|share| share.ends).enumerate() {
-            let result = match &output {
-                Output::Argmax(ids) => Chosen::Id(ids[i]),
-                Output::Logits(logits) => Chosen::By(&logits[i * n_vocab..(i + 1) * n_vocab]),
-                Output::Nothing => unreachable!("the step had outputs"),
-            };
-            share.slot.deliver(result, &self.limits);
+        let mut output = 0;
+        for &(session, n_rows, ends) in shares {
+            let slot = self.slots.get_mut(&session).expect("sessions are closed between steps");
+            slot.served = self.n_steps;
+            slot.n_ahead += n_rows;
+            if ends {
+                slot.n_awaited += 1;
+                slot.chosen = (!wants_logits).then_some(output);
+                output += 1;
+            }
+        }
+    }
+
+    /// Waits for the oldest step, and deals out what it brought.
+    fn finish(&mut self) -> Result<()> {
+        let Some(Flight { ticket, shares, .. }) = self.flights.pop_front() else { return Ok(()) };
+        let output = self.program.finish(ticket)?;
+        let n_vocab = self.program.graph().n_vocab;
+        let mut i = 0;
+        for (session, n_rows, ends) in shares {
+            let slot = self.slots.get_mut(&session).expect("sessions are closed between steps");
+            slot.note_finished(n_rows, &mut self.pool);
+            if ends {
+                let chosen = match &output {
+                    Output::Tokens(ids) => Chosen::Id(ids[i]),
+                    Output::Logits(logits) => Chosen::By(&logits[i * n_vocab..(i + 1) * n_vocab]),
+                    Output::Nothing => unreachable!("the step had outputs"),
+                };
+                slot.deliver(chosen, &self.limits);
+                i += 1;
+            }
         }
         Ok(())
     }
 }
 
-/// What a step says about the next token.
-enum Chosen<'a> {
-    Id(u32),
-    By(&'a [f32]),
-}
-
-impl Slot {
-    fn can_run(&self) -> bool {
-        self.ready && self.generation.is_some()
-    }
-
-    fn is_argmax(&self) -> bool {
-        self.generation.as_ref().is_some_and(Generation::is_argmax)
-    }
-
-    /// Adds a token to the sequence and hands it to the stream.
-    fn deliver(&mut self, chosen: Chosen<'_>, limits: &Limits) {
-        let Some(generation) = &mut self.generation else { return };
-        let id = match chosen {
-            Chosen::Id(id) => Some(id),
-            Chosen::By(logits) => generation.sample(logits),
-        };
-        if let Some(id) = id {
-            self.sequence.push(id);
-        }
-        let room = limits.n_ctx - self.sequence.tokens().len();
-        if generation.send(id, room).is_break() {
-            self.generation = None;
-        }
-    }
-}
-
-/// What a slot gets of a step.
-struct Share<'a> {
-    slot: &'a mut Slot,
-    n_rows: usize,
-    /// Whether its last row is the sequence's last, so that its logits are wanted.
-    ends: bool,
-}
-
-/// Deals out the rows of a step: decodes before prompts, and among equals who waited longest.
-fn share_out<'a>(slots: impl Iterator<Item = &'a mut Slot>, limits: &Limits) -> Vec<Share<'a>> {
-    let mut slots: Vec<&mut Slot> = slots.collect();
-    slots.sort_by_key(|slot| (slot.sequence.n_pending() > 1, slot.served));
-    let (mut rows_left, mut outputs_left) = (limits.max_rows, limits.max_outputs);
-    let mut shares = Vec::new();
-    for slot in slots {
-        if shares.len() == limits.max_seqs {
-            break;
-        }
-        let n_pending = slot.sequence.n_pending();
-        // Without an output left, all but the last row can run.
-        let n_rows = rows_left.min(n_pending - usize::from(outputs_left == 0));
-        if n_rows == 0 {
-            continue;
-        }
-        let ends = n_rows == n_pending;
-        rows_left -= n_rows;
-        outputs_left -= usize::from(ends);
-        shares.push(Share { slot, n_rows, ends });
-    }
-    shares
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMITS: Limits = Limits { max_rows: 8, max_outputs: 2, max_seqs: 4, n_ctx: 64, n_pages: 8 };
-
-    /// Slots with so many tokens to run, and the step that served them last.
-    fn shares(slots: &[(u32, u64)], limits: &Limits) -> Vec<(u64, usize, bool)> {
-        let mut pool = PagePool::new(8);
-        let mut slots: Vec<Slot> = slots
-            .iter()
-            .map(|&(n, served)| {
-                let mut slot = Slot { served, ..Slot::default() };
-                slot.sequence.set((0..n).collect(), &mut pool);
-                slot
-            })
-            .collect();
-        share_out(slots.iter_mut(), limits).iter().map(|s| (s.slot.served, s.n_rows, s.ends)).collect()
-    }
-
-    #[test]
-    fn decodes_come_before_prompts() {
-        assert_eq!(
-            shares(&[(20, 1), (1, 2), (1, 3)], &Limits { max_outputs: 4, ..LIMITS }),
-            [(2, 1, true), (3, 1, true), (1, 6, false)]
-        );
-    }
-
-    #[test]
-    fn who_waited_longest_is_first() {
-        assert_eq!(shares(&[(1, 7), (1, 5), (1, 6)], &LIMITS), [(5, 1, true), (6, 1, true)]);
-        assert_eq!(shares(&[(20, 7), (20, 5)], &LIMITS), [(5, 8, false)]);
-    }
-
-    #[test]
-    fn a_prompt_without_an_output_left_runs_up_to_its_last_row() {
-        assert_eq!(shares(&[(1, 1), (1, 2), (4, 3)], &LIMITS), [(1, 1, true), (2, 1, true), (3, 3, false)]);
-    }
-
-    #[test]
-    fn a_step_has_so_many_sequences() {
-        let limits = Limits { max_seqs: 1, ..LIMITS };
-        assert_eq!(shares(&[(1, 1), (1, 2)], &limits), [(1, 1, true)]);
+/// What a step brings for these slots, whose tokens come next.
+fn want<'a>(ending: &mut [&mut Slot], draws: &'a mut Vec<Draw>) -> Want<'a> {
+    let mut generations: Vec<&mut Generation> = ending.iter_mut().filter_map(|slot| slot.generation.as_mut()).collect();
+    if generations.is_empty() {
+        Want::Nothing
+    } else if generations.iter().any(|g| g.options().needs_logits()) {
+        Want::Logits
+    } else if generations.iter().all(|g| g.options().is_argmax()) {
+        Want::Argmax
+    } else {
+        draws.extend(generations.iter_mut().map(|g| g.next_draw()));
+        Want::Draw(draws)
     }
 }

@@ -1,8 +1,10 @@
 //! Integration tests: one binary, one module a subject.
 
+mod ahead;
 mod cli;
 mod common;
 mod cpu;
+mod draw;
 mod engine;
 mod gguf;
 mod golden;

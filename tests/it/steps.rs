@@ -52,7 +52,7 @@ impl Sequence {
             match program.run(&step).expect("the step runs") {
                 Output::Logits(all) => logits.extend(all.chunks_exact(n_vocab).map(<[f32]>::to_vec)),
                 Output::Nothing => assert!(outputs.is_empty()),
-                Output::Argmax(_) => panic!("logits were wanted"),
+                Output::Tokens(_) => panic!("logits were wanted"),
             }
             self.len += end - start;
             start = end;

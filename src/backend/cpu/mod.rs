@@ -19,7 +19,7 @@ use self::ops::attention::Context;
 use self::ops::kv::KvCache;
 use self::threads::Pool;
 use self::values::Values;
-use crate::backend::{Info, Limits, Memory, Output, Program, Row, Step, Want, Weights, check_step};
+use crate::backend::{CHOSEN, Info, Limits, Memory, Output, Program, Row, Step, Want, Weights, check_step, draw};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, ValueId, WeightRef};
 use crate::quant::Weight;
@@ -82,6 +82,7 @@ pub fn compile(graph: &Graph, weights: &dyn Weights, limits: Limits, options: Op
         fast,
         threads,
         pool,
+        chosen: Vec::new(),
         limits,
         options,
     })
@@ -104,6 +105,8 @@ pub struct CpuProgram {
     angles: Vec<Vec<[f32; 2]>>,
     kv: KvCache,
     pool: Pool,
+    /// The tokens of the last step that chose any.
+    chosen: Vec<Option<u32>>,
 }
 
 /// What an op reads of the file.
@@ -164,6 +167,8 @@ fn scratch_len(graph: &Graph, limits: &Limits) -> usize {
 impl Program for CpuProgram {
     fn run(&mut self, step: &Step<'_>) -> Result<Output> {
         check_step(step, &self.graph, &self.limits);
+        let rows: Vec<Row> = step.rows.iter().map(|row| Row { token: self.known_token(row.token), ..*row }).collect();
+        let step = &Step { rows: &rows, ..*step };
         self.values.begin(step);
         for (rope, angles) in self.graph.ropes.iter().zip(&mut self.angles) {
             for (row, angles) in step.rows.iter().zip(angles.chunks_exact_mut(rope.inv_freq.len())) {
@@ -179,11 +184,14 @@ impl Program for CpuProgram {
         }
         self.groups = groups;
         let logits = self.values.get(self.graph.logits);
-        Ok(match step.want {
-            Want::Nothing => Output::Nothing,
-            Want::Argmax => Output::Argmax(logits.chunks_exact(self.graph.n_vocab).map(ops::argmax::argmax).collect()),
-            Want::Logits => Output::Logits(logits.to_vec()),
-        })
+        let each = logits.chunks_exact(self.graph.n_vocab);
+        self.chosen = match step.want {
+            Want::Nothing => return Ok(Output::Nothing),
+            Want::Logits => return Ok(Output::Logits(logits.to_vec())),
+            Want::Argmax => each.map(draw::argmax).collect(),
+            Want::Draw(draws) => each.zip(draws).map(|(logits, draw)| draw.choose(logits)).collect(),
+        };
+        Ok(Output::Tokens(self.chosen.clone()))
     }
 
     fn tensor(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
@@ -218,6 +226,15 @@ impl Program for CpuProgram {
 }
 
 impl CpuProgram {
+    /// The token itself, where a row says that the step before chose it.
+    fn known_token(&self, token: u32) -> u32 {
+        match token.checked_sub(CHOSEN) {
+            None => token,
+            // What follows from a row without a token is not defined; any token will do.
+            Some(i) => self.chosen[i as usize].unwrap_or(0),
+        }
+    }
+
     /// Runs op i on all rows of the step.
     fn run_op(&mut self, i: usize, step: &Step<'_>) {
         let Self { graph, weights, values, angles, kv, pool, .. } = self;

@@ -263,12 +263,12 @@ impl Device {
         self.wait_for(None)
     }
 
-    /// Waits until the work of a submission is done; of any if there is none.
+    /// Waits until a submission and those before it are done; all of them if none is given.
     ///
     /// # Errors
     /// If the device failed.
-    pub(crate) fn wait_for(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        let waited = self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
+    pub(crate) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let waited = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None });
         self.check()?;
         waited.map(|_| ()).map_err(|e| self.error(e))
     }

@@ -70,8 +70,12 @@ pub(crate) enum Bind {
     Tables,
     Angles(usize),
     Shape(Shape),
-    /// Result of argmax.
-    Best,
+    /// How the token of each output row is drawn.
+    Draws,
+    /// What a row's slices have to offer.
+    Candidates,
+    /// The tokens of the last step that chose any.
+    Chosen,
 }
 
 /// Workgroups of a call, once the number of rows is known.
@@ -128,21 +132,6 @@ impl Lower<'_> {
             }
         }
         calls
-    }
-
-    /// The call that finds the best token of each output row.
-    pub(crate) fn argmax(&self) -> Call {
-        let width = self.graph.n_vocab;
-        Call {
-            key: KernelKey {
-                kernel: "argmax",
-                modules: vec![],
-                constants: vec![("D", width.into()), ("WG", tune::reduction(self.caps, width).into())],
-            },
-            binds: vec![(0, Bind::Tensor(self.fused.logits)), (1, Bind::Best)],
-            matrix: None,
-            grid: Grid::PerRows { x: 1, rows_each: 1 },
-        }
     }
 
     fn width(&self, tensor: usize) -> usize {
@@ -212,7 +201,7 @@ impl Lower<'_> {
             ];
             calls.push(Call {
                 key: KernelKey { kernel: "embed", modules: vec![("quant", matrix.format.name)], constants },
-                binds: vec![(0, Bind::Rows), (1, Bind::Tensor(y))],
+                binds: vec![(0, Bind::Rows), (1, Bind::Tensor(y)), (7, Bind::Chosen)],
                 matrix: Some((table.clone(), part)),
                 grid: Grid::PerRows { x: (row_len / GROUP).div_ceil(tune::ELEMENTWISE) as u32, rows_each: 1 },
             });

@@ -3,10 +3,11 @@
 //! `device` opens an adapter; `fuse` turns a graph into nodes that one kernel each can do; `kernels` says which; `memory`
 //! plans where everything lies and `upload` packs the weights into it; `shader` links, `bindings` lays out and `pipeline`
 //! compiles in the background, with `cache` on disk; `program` holds it all and runs steps. `inventory` lists the kernels
-//! that programs are made of, for `specimens` of models or for a given one.
+//! that programs are made of, for `specimens` of models or for a given one. `choose` and `readback` bring results of steps.
 
 mod bindings;
 mod cache;
+mod choose;
 mod device;
 mod fuse;
 mod inventory;
@@ -14,6 +15,7 @@ mod kernels;
 mod memory;
 mod pipeline;
 mod program;
+mod readback;
 mod shader;
 mod specimens;
 mod tune;

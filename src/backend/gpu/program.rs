@@ -11,8 +11,11 @@ use super::fuse::{self, Fused};
 use super::kernels::{Bind, Call, Grid, KvFormat, Lower, Mode, Shape};
 use super::memory::{MatrixRef, WeightMemory};
 use super::pipeline::{Kernel, Pipelines};
+use super::readback::{MAX_IN_FLIGHT, Readback};
 use super::{Options, fuse::Node};
-use crate::backend::{Info, Limits, Memory, Output, PAGE_LEN, Program, Progress, Step, Want, Weights, check_step};
+use crate::backend::{
+    Info, Limits, Memory, Output, PAGE_LEN, Plan, Program, Progress, Step, Ticket, Want, Weights, check_step,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Rows, WeightRef};
 
@@ -30,11 +33,12 @@ pub struct GpuProgram {
     /// Slot of each tensor.
     slots: Vec<usize>,
     values: Vec<wgpu::Buffer>,
-    best: wgpu::Buffer,
-    readback: wgpu::Buffer,
+    chosen: wgpu::Buffer,
+    readback: Readback,
     body: [Vec<Recorded>; 2],
     head: [Vec<Recorded>; 2],
     argmax: Vec<Recorded>,
+    draw: Vec<Recorded>,
     last: Counters,
     /// Rows and output rows of the last step.
     last_rows: [usize; 2],
@@ -169,6 +173,7 @@ pub(super) struct Lists {
     body: [Vec<Call>; 2],
     head: [Vec<Call>; 2],
     argmax: Vec<Call>,
+    draw: Vec<Call>,
 }
 
 impl Lists {
@@ -177,18 +182,19 @@ impl Lists {
         Self {
             body: modes.map(|mode| lower.section(Rows::Step, mode)),
             head: modes.map(|mode| lower.section(Rows::Output, mode)),
-            argmax: vec![lower.argmax()],
+            argmax: lower.argmax(),
+            draw: lower.draw(),
         }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Call> {
-        self.body.iter().chain(&self.head).chain([&self.argmax]).flatten()
+        self.body.iter().chain(&self.head).chain([&self.argmax, &self.draw]).flatten()
     }
 
     /// All calls, in the order in which a prompt and then single tokens need them.
     fn in_order(&self) -> impl Iterator<Item = &Call> {
         let ([one, many], [one_output, many_outputs]) = (&self.body, &self.head);
-        [many, one_output, &self.argmax, one, many_outputs].into_iter().flatten()
+        [many, one_output, &self.argmax, one, &self.draw, many_outputs].into_iter().flatten()
     }
 }
 
@@ -208,7 +214,8 @@ struct Buffers {
     values: Vec<wgpu::Buffer>,
     keys: Vec<wgpu::Buffer>,
     kv_values: Vec<wgpu::Buffer>,
-    best: wgpu::Buffer,
+    candidates: wgpu::Buffer,
+    chosen: wgpu::Buffer,
     shapes: Shapes,
 }
 
@@ -217,7 +224,7 @@ impl Builder<'_> {
         let kv = self.options.kv;
         let lower =
             Lower { graph: self.graph, fused: &self.fused, caps: &self.device.caps, weights: &self.weights, kv };
-        let lists = Lists::new(&lower);
+        let (lists, candidates_bytes) = (Lists::new(&lower), lower.candidates_bytes());
         // Kernels are compiled while weights are loaded, those of a prompt first.
         let mut pipelines = Pipelines::new(&self.device, self.options.checked, self.options.pipeline_cache.as_deref());
         let kernels: HashMap<_, _> =
@@ -225,11 +232,9 @@ impl Builder<'_> {
         pipelines.start()?;
         self.weights.load(&self.device, source, progress)?;
 
-        let (buffers, mut memory) = self.buffers(kv, lists.iter())?;
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let readback_bytes = 4 * (self.limits.max_outputs * self.graph.n_vocab) as u64;
-        let readback = self.device.buffer("readback", readback_bytes.max(16), usage)?;
-        memory.scratch_bytes += readback.size();
+        let (buffers, mut memory) = self.buffers(kv, candidates_bytes, lists.iter())?;
+        let readback = Readback::new(&self.device, &self.limits, self.graph.n_vocab)?;
+        memory.scratch_bytes += readback.bytes();
         memory.weights_bytes = self.weights.bytes;
 
         let record = |calls: &[Call]| -> Vec<Recorded> {
@@ -239,6 +244,7 @@ impl Builder<'_> {
             body: lists.body.each_ref().map(|calls| record(calls)),
             head: lists.head.each_ref().map(|calls| record(calls)),
             argmax: record(&lists.argmax),
+            draw: record(&lists.draw),
             graph: self.graph.clone(),
             limits: self.limits,
             memory,
@@ -246,7 +252,7 @@ impl Builder<'_> {
             inputs: buffers.inputs,
             slots: buffers.slots,
             values: buffers.values,
-            best: buffers.best,
+            chosen: buffers.chosen,
             readback,
             last: Counters::default(),
             last_rows: [0, 0],
@@ -258,7 +264,12 @@ impl Builder<'_> {
         Ok(program)
     }
 
-    fn buffers<'c>(&self, kv: KvFormat, calls: impl Iterator<Item = &'c Call>) -> Result<(Buffers, Memory)> {
+    fn buffers<'c>(
+        &self,
+        kv: KvFormat,
+        candidates_bytes: usize,
+        calls: impl Iterator<Item = &'c Call>,
+    ) -> Result<(Buffers, Memory)> {
         let mut memory = Memory::default();
         let make = |label: &str, bytes: usize, usage: wgpu::BufferUsages, total: &mut u64| {
             let size = (bytes as u64).next_multiple_of(16).max(16);
@@ -279,12 +290,14 @@ impl Builder<'_> {
             kv_values.push(make("values", bytes, STORAGE, &mut memory.kv_bytes)?);
         }
         let usage = STORAGE | wgpu::BufferUsages::COPY_SRC;
-        let best = make("best", 4 * self.limits.max_outputs, usage, &mut memory.scratch_bytes)?;
+        let n = self.limits.max_outputs;
+        let chosen = make("chosen", 4 * n, usage, &mut memory.scratch_bytes)?;
+        let candidates = make("candidates", candidates_bytes * n, STORAGE, &mut memory.scratch_bytes)?;
         let inputs = Inputs::new(&self.device, self.graph, &self.limits)?;
         memory.scratch_bytes += inputs.buffer.size();
         let shapes = Shapes::new(&self.device, calls)?;
         memory.scratch_bytes += shapes.buffer.size();
-        Ok((Buffers { inputs, slots, values, keys, kv_values, best, shapes }, memory))
+        Ok((Buffers { inputs, slots, values, keys, kv_values, candidates, chosen, shapes }, memory))
     }
 
     /// Numbers of the bindings that a call fills, group by group.
@@ -330,7 +343,9 @@ impl Builder<'_> {
             Bind::Tables => buffers.inputs.binding(buffers.inputs.tables),
             Bind::Angles(rope) => buffers.inputs.binding(buffers.inputs.angles[*rope]),
             Bind::Shape(shape) => buffers.shapes.binding(shape),
-            Bind::Best => buffers.best.as_entire_binding(),
+            Bind::Draws => buffers.inputs.binding(buffers.inputs.draws),
+            Bind::Candidates => buffers.candidates.as_entire_binding(),
+            Bind::Chosen => buffers.chosen.as_entire_binding(),
         }
     }
 }
@@ -372,11 +387,12 @@ impl Shapes {
     }
 }
 
-/// The buffer that a step writes: counts, output rows, rows, page tables, RoPE angles.
+/// The buffer that a step writes: counts, output rows and how their tokens are drawn, rows, page tables, RoPE angles.
 struct Inputs {
     buffer: wgpu::Buffer,
     step: (u64, u64),
     outputs: (u64, u64),
+    draws: (u64, u64),
     rows: (u64, u64),
     tables: (u64, u64),
     angles: Vec<(u64, u64)>,
@@ -395,12 +411,13 @@ impl Inputs {
         let pages_per_seq = limits.n_ctx.div_ceil(PAGE_LEN);
         let step = take(16);
         let outputs = take(4 * limits.max_outputs);
+        let draws = take(size_of::<Plan>() * limits.max_outputs);
         let rows = take(16 * limits.max_rows);
         let tables = take(4 * limits.max_seqs * pages_per_seq);
         let angles = graph.ropes.iter().map(|rope| take(8 * limits.max_rows * rope.inv_freq.len())).collect();
         let usage = STORAGE | wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let buffer = device.buffer("inputs", end, usage)?;
-        Ok(Self { buffer, step, outputs, rows, tables, angles, pages_per_seq, bytes: Vec::new() })
+        Ok(Self { buffer, step, outputs, draws, rows, tables, angles, pages_per_seq, bytes: Vec::new() })
     }
 
     fn binding(&self, (offset, size): (u64, u64)) -> wgpu::BindingResource<'_> {
@@ -413,11 +430,15 @@ impl Inputs {
 
     /// Writes everything that the kernels read about the step.
     fn write(&mut self, queue: &wgpu::Queue, graph: &Graph, step: &Step<'_>) {
-        // Counts, output rows and rows lie behind one another: one write for all three.
+        // Counts, output rows, draws and rows lie behind one another: one write for all four.
         self.bytes.clear();
         self.bytes.extend_from_slice(bytemuck::bytes_of(&[step.rows.len() as u32, step.outputs.len() as u32, 0, 0]));
         self.bytes.resize(self.outputs.0 as usize, 0);
         self.bytes.extend_from_slice(bytemuck::cast_slice(step.outputs));
+        if let Want::Draw(draws) = step.want {
+            self.bytes.resize(self.draws.0 as usize, 0);
+            draws.iter().for_each(|draw| self.bytes.extend_from_slice(bytemuck::bytes_of(&Plan::from(draw))));
+        }
         self.bytes.resize(self.rows.0 as usize, 0);
         for row in step.rows {
             let (page, within) = (row.pos as usize / PAGE_LEN, row.pos as usize % PAGE_LEN);
@@ -463,26 +484,24 @@ impl GpuProgram {
             counters.dispatches += 1;
         }
     }
-
-    /// Maps the first `bytes` of the readback buffer and hands them to `read`.
-    fn read_back<T>(&self, bytes: u64, read: impl FnOnce(&[u8]) -> T) -> Result<T> {
-        let slice = self.readback.slice(..bytes);
-        slice.map_async(wgpu::MapMode::Read, |_| ());
-        self.device.wait()?;
-        let view = slice.get_mapped_range().map_err(|e| self.device.error(e))?;
-        let result = read(&view);
-        drop(view);
-        self.readback.unmap();
-        Ok(result)
-    }
 }
 
 impl Program for GpuProgram {
     fn run(&mut self, step: &Step<'_>) -> Result<Output> {
+        let ticket = self.submit(step)?;
+        self.finish(ticket)
+    }
+
+    fn max_in_flight(&self) -> usize {
+        MAX_IN_FLIGHT
+    }
+
+    fn submit(&mut self, step: &Step<'_>) -> Result<Ticket> {
         self.device.check()?;
         self.pipelines.go_to_work();
         let created = self.device.created();
         check_step(step, &self.graph, &self.limits);
+        // Queued before this step's commands and behind those of the steps under way, which read what they were given.
         self.inputs.write(&self.device.queue, &self.graph, step);
         let (n_rows, n_outputs) = (step.rows.len(), step.outputs.len());
         let wants_output = step.want != Want::Nothing && n_outputs > 0;
@@ -493,33 +512,24 @@ impl Program for GpuProgram {
         Self::replay(&mut pass, &self.body[usize::from(n_rows > 1)], n_rows, &mut counters);
         if wants_output {
             Self::replay(&mut pass, &self.head[usize::from(n_outputs > 1)], n_outputs, &mut counters);
-            if step.want == Want::Argmax {
-                Self::replay(&mut pass, &self.argmax, n_outputs, &mut counters);
-            }
+            let choice: &[Recorded] = match step.want {
+                Want::Argmax => &self.argmax,
+                Want::Draw(_) => &self.draw,
+                Want::Nothing | Want::Logits => &[],
+            };
+            Self::replay(&mut pass, choice, n_outputs, &mut counters);
         }
         drop(pass);
         let logits = &self.values[self.slots[self.fused.logits]];
-        let bytes = match step.want {
-            Want::Logits => 4 * (n_outputs * self.graph.n_vocab) as u64,
-            Want::Argmax => 4 * n_outputs as u64,
-            Want::Nothing => 0,
-        };
-        if bytes > 0 {
-            let source = if step.want == Want::Argmax { &self.best } else { logits };
-            encoder.copy_buffer_to_buffer(source, 0, &self.readback, 0, bytes);
-        }
-        self.device.queue.submit([encoder.finish()]);
+        self.readback.copy(&mut encoder, step.want, n_outputs, [&self.chosen, logits]);
+        let submission = self.device.queue.submit([encoder.finish()]);
         self.last = Counters { created: self.device.created() - created, ..counters };
         self.last_rows = [n_rows, n_outputs];
-        match step.want {
-            Want::Nothing => self.device.wait().map(|()| Output::Nothing),
-            _ if bytes == 0 => self.device.wait().map(|()| match step.want {
-                Want::Logits => Output::Logits(vec![]),
-                _ => Output::Argmax(vec![]),
-            }),
-            Want::Argmax => self.read_back(bytes, |b| Output::Argmax(bytemuck::pod_collect_to_vec(b))),
-            Want::Logits => self.read_back(bytes, |b| Output::Logits(bytemuck::pod_collect_to_vec(b))),
-        }
+        Ok(self.readback.submitted(step.want, n_outputs, submission))
+    }
+
+    fn finish(&mut self, ticket: Ticket) -> Result<Output> {
+        self.readback.finish(&self.device, &ticket)
     }
 
     fn tensor(&mut self, name: &str) -> Result<Option<Vec<f32>>> {

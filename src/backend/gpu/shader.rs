@@ -22,6 +22,7 @@ sources![
     "act/silu",
     "add",
     "argmax",
+    "argmax_merge",
     "attention",
     "bias/none",
     "bias/vector",
@@ -37,10 +38,15 @@ sources![
     "kv/f32",
     "lanes/subgroup",
     "lanes/workgroup",
+    "lib/best",
+    "lib/candidate",
+    "lib/draw",
     "lib/group",
     "lib/page",
     "lib/row",
+    "lib/select",
     "lib/shape",
+    "lib/token",
     "matmul",
     "matvec",
     "output_rows",
@@ -51,8 +57,10 @@ sources![
     "rms_norm",
     "rope",
     "rope_kv",
+    "sample",
     "softcap",
     "store_kv",
+    "top_k",
     "x/direct",
     "x/shared",
 ];
@@ -216,7 +224,7 @@ mod tests {
     }
 
     fn constants() -> Vec<(&'static str, Constant)> {
-        let sizes = ["K", "D", "ROWS", "HEAD_DIM", "N_ROT", "WG", "N_HEAD", "N_HEAD_KV"];
+        let sizes = ["K", "D", "ROWS", "HEAD_DIM", "N_ROT", "WG", "N_HEAD", "N_HEAD_KV", "SLICE", "SLICES"];
         let others = ["ROW0", "NEOX", "WINDOW", "Q_OFFSET", "K_OFFSET", "V_OFFSET"];
         let strides = ["Q_STRIDE", "K_STRIDE", "V_STRIDE"];
         let reals = ["EPS", "SCALE", "CAP", "SOFTCAP"];

@@ -37,6 +37,9 @@ pub(crate) fn attention(caps: &Capabilities, head_dim: usize) -> usize {
     (head_dim / 4).next_power_of_two().max(least).max(subgroup(caps))
 }
 
+/// Logits of a row that a workgroup looks at to choose a token: 8 workgroups for a vocabulary of 32,000, 64 for 262,144.
+pub(crate) const SLICE: usize = 4096;
+
 /// Invocations of a kernel whose invocations have nothing to do with one another.
 pub(crate) const ELEMENTWISE: usize = 64;
 

@@ -5,7 +5,6 @@
 //! it is part of, or on how a step is divided among threads.
 
 pub(super) mod add;
-pub(super) mod argmax;
 pub(super) mod attention;
 mod dot;
 pub(super) mod embed;

@@ -1,5 +1,6 @@
 //! Random numbers by counting: the n-th number of a seed is a function of (seed, n), with no state to carry along. So a
-//! sampler is reproducible from its seed and the number of tokens it drew, and a GPU can draw the same number.
+//! sampler is reproducible from its seed and the number of tokens it drew, and the number for a token can be handed to a GPU
+//! before anybody knows the tokens before it.
 //!
 //! Threefry-2x32-20: 32-bit additions, rotations and exclusive ors, nothing that WGSL lacks.
 //! Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3,
@@ -25,11 +26,15 @@ fn threefry2x32(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {
     x
 }
 
-/// The `n`-th number of `seed`, uniform over the multiples of 2⁻²⁴ in 0 ≤ u < 1.
-pub(super) fn uniform(seed: u64, n: u64) -> f32 {
+/// The `n`-th number of `seed`, uniform over all of u32.
+pub(crate) fn random(seed: u64, n: u64) -> u32 {
     let words = |x: u64| [x as u32, (x >> 32) as u32];
-    let [bits, _] = threefry2x32(words(seed), words(n));
-    (bits >> 8) as f32 / (1 << 24) as f32
+    threefry2x32(words(seed), words(n))[0]
+}
+
+/// The `n`-th number of `seed`, uniform over the multiples of 2⁻²⁴ in 0 ≤ u < 1.
+pub(crate) fn uniform(seed: u64, n: u64) -> f32 {
+    (random(seed, n) >> 8) as f32 / (1 << 24) as f32
 }
 
 #[cfg(test)]

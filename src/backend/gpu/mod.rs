@@ -1,11 +1,14 @@
 //! The GPU back end: every op of a step in WGSL, dispatched through wgpu. The only folder that names wgpu.
 //!
-//! `device` opens an adapter; `fuse` turns a graph into nodes that one kernel each can do; `kernels` says which; `memory`
+//! `device` opens an adapter; `fuse` turns a graph into nodes that one kernel each can do; `kernels` says which, `attention` for
+//! attention; `memory`
 //! packs and uploads the weights; `shader` and `pipeline` link and compile; `program` holds it all and runs steps.
 
+mod attention;
 mod device;
 mod fuse;
 mod kernels;
+mod kv;
 mod memory;
 mod pipeline;
 mod program;
@@ -13,7 +16,7 @@ mod shader;
 mod tune;
 
 pub use device::{AdapterInfo, AdapterKind, DeviceOptions, adapters};
-pub use kernels::KvFormat;
+pub use kv::KvFormat;
 pub use program::{GpuProgram, compile};
 
 /// How to compile a graph for a GPU.

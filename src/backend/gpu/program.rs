@@ -3,13 +3,15 @@
 //! There are four lists of calls: body and head (what runs over the step's rows, and over the output rows), each for one
 //! row and for many. A step writes its inputs, encodes one pass of two of these lists, submits once and reads back.
 
+use super::attention;
 use super::device::Device;
 use super::fuse::{self, Fused};
-use super::kernels::{Bind, Call, Grid, KvFormat, Lower, Mode, Shape};
+use super::kernels::{Bind, Call, Grid, Lower, Mode, Shape};
+use super::kv::KvFormat;
 use super::memory::{MatrixRef, WeightMemory};
 use super::pipeline::Pipelines;
 use super::{Options, fuse::Node};
-use crate::backend::{Info, Limits, Memory, Output, PAGE_LEN, Program, Progress, Step, Want, Weights, check_step};
+use crate::backend::{Info, Limits, Memory, Output, PAGE_LEN, Program, Progress, Row, Step, Want, Weights, check_step};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Rows, WeightRef};
 
@@ -118,6 +120,7 @@ fn used_weights(fused: &Fused) -> (Vec<MatrixRef>, Vec<Vec<WeightRef>>) {
             }
             Node::RmsNorm { weight, .. } => vectors.push(vec![weight.clone()]),
             Node::RopeKv { norms: Some((weights, _)), .. } => vectors.push(weights.to_vec()),
+            Node::Attention { sinks: Some(sinks), .. } => vectors.push(vec![sinks.clone()]),
             _ => {}
         }
     }
@@ -131,6 +134,14 @@ fn assign_slots(fused: &Fused, keep: bool) -> (Vec<usize>, Vec<(Rows, usize)>) {
         let (reads, writes) = node.tensors();
         for tensor in reads.into_iter().chain(writes) {
             last[tensor] = i;
+        }
+    }
+    // Attention to one row reads what `RopeKv` would have read.
+    for node in &fused.nodes {
+        if let Node::RopeKv { q, k, v, y, .. } = node {
+            for view in [q, k, v] {
+                last[view.tensor] = last[view.tensor].max(last[*y]);
+            }
         }
     }
     last[fused.logits] = usize::MAX;
@@ -169,6 +180,7 @@ struct Buffers {
     values: Vec<wgpu::Buffer>,
     keys: Vec<wgpu::Buffer>,
     kv_values: Vec<wgpu::Buffer>,
+    partials: wgpu::Buffer,
     best: wgpu::Buffer,
     shapes: Shapes,
 }
@@ -176,8 +188,8 @@ struct Buffers {
 impl Builder<'_> {
     fn build(self) -> Result<GpuProgram> {
         let kv = self.options.kv;
-        let lower =
-            Lower { graph: self.graph, fused: &self.fused, caps: &self.device.caps, weights: &self.weights, kv };
+        let (caps, limits) = (&self.device.caps, &self.limits);
+        let lower = Lower { graph: self.graph, fused: &self.fused, caps, weights: &self.weights, limits, kv };
         let modes = [Mode::One, Mode::Many];
         let body = modes.map(|mode| lower.section(Rows::Step, mode));
         let head = modes.map(|mode| lower.section(Rows::Output, mode));
@@ -234,17 +246,20 @@ impl Builder<'_> {
         }
         let (mut keys, mut kv_values) = (Vec::new(), Vec::new());
         for shape in &self.graph.kv {
-            let bytes = kv.bytes() * self.limits.n_pages * PAGE_LEN * shape.n_head_kv * shape.head_dim;
+            let bytes = kv.head_bytes(shape.head_dim) * shape.n_head_kv * PAGE_LEN * self.limits.n_pages;
             keys.push(make("keys", bytes, STORAGE, &mut memory.kv_bytes)?);
             kv_values.push(make("values", bytes, STORAGE, &mut memory.kv_bytes)?);
         }
         let usage = STORAGE | wgpu::BufferUsages::COPY_SRC;
+        let (caps, limits) = (&self.device.caps, &self.limits);
+        let partials = attention::partials_bytes(self.graph, caps, limits.max_rows, limits.n_ctx);
+        let partials = make("partials", partials, STORAGE, &mut memory.scratch_bytes)?;
         let best = make("best", 4 * self.limits.max_outputs, usage, &mut memory.scratch_bytes)?;
         let inputs = Inputs::new(&self.device, self.graph, &self.limits)?;
         memory.scratch_bytes += inputs.buffer.size();
         let shapes = Shapes::new(&self.device, calls)?;
         memory.scratch_bytes += shapes.buffer.size();
-        Ok((Buffers { inputs, slots, values, keys, kv_values, best, shapes }, memory))
+        Ok((Buffers { inputs, slots, values, keys, kv_values, partials, best, shapes }, memory))
     }
 
     fn record(&self, call: &Call, pipelines: &Pipelines, buffers: &Buffers) -> Recorded {
@@ -284,6 +299,7 @@ impl Builder<'_> {
             Bind::Tables => buffers.inputs.binding(buffers.inputs.tables),
             Bind::Angles(rope) => buffers.inputs.binding(buffers.inputs.angles[*rope]),
             Bind::Shape(shape) => buffers.shapes.binding(shape),
+            Bind::Partials => buffers.partials.as_entire_binding(),
             Bind::Best => buffers.best.as_entire_binding(),
         }
     }
@@ -403,17 +419,17 @@ impl Inputs {
 }
 
 impl GpuProgram {
-    /// Encodes the calls for `n` rows.
-    fn replay(pass: &mut wgpu::ComputePass<'_>, calls: &[Recorded], n: usize, counters: &mut Counters) {
+    /// Encodes the calls for `n` rows of a step of `rows`.
+    fn replay(pass: &mut wgpu::ComputePass<'_>, calls: &[Recorded], n: usize, rows: &[Row], counters: &mut Counters) {
         for call in calls {
+            let Some([x, y, z]) = call.grid.size(n as u32, rows) else { continue };
             pass.set_pipeline(&call.pipeline);
             for (index, group) in (0..).zip(&call.groups) {
                 if let Some(group) = group {
                     pass.set_bind_group(index, group, &[]);
                 }
             }
-            let [x, y] = call.grid.size(n as u32);
-            pass.dispatch_workgroups(x, y, 1);
+            pass.dispatch_workgroups(x, y, z);
             counters.dispatches += 1;
         }
     }
@@ -443,11 +459,11 @@ impl Program for GpuProgram {
 
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
         let mut pass = encoder.begin_compute_pass(&Default::default());
-        Self::replay(&mut pass, &self.body[usize::from(n_rows > 1)], n_rows, &mut counters);
+        Self::replay(&mut pass, &self.body[usize::from(n_rows > 1)], n_rows, step.rows, &mut counters);
         if wants_output {
-            Self::replay(&mut pass, &self.head[usize::from(n_outputs > 1)], n_outputs, &mut counters);
+            Self::replay(&mut pass, &self.head[usize::from(n_outputs > 1)], n_outputs, step.rows, &mut counters);
             if step.want == Want::Argmax {
-                Self::replay(&mut pass, &self.argmax, n_outputs, &mut counters);
+                Self::replay(&mut pass, &self.argmax, n_outputs, step.rows, &mut counters);
             }
         }
         drop(pass);

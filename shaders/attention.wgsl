@@ -1,115 +1,241 @@
-//! attention — softmax(q·Kᵀ · scale) · V for each head of each row, scores never materialized.
+//! attention — softmax(q·Kᵀ · scale) · V for tiles of query heads, scores never materialized.
 //!
-//! q       [T, N_HEAD, HEAD_DIM]  f32
+//! q       queries, as `prologue` takes them
 //! rows    [T]                    token, position, KV slot, page table
 //! tables  page numbers, one table per sequence
-//! keys, values                   the cache, as `page` lays it out
-//! y       [T, N_HEAD, HEAD_DIM]  f32
-//! grid    (N_HEAD, T) workgroups
-//! group   WG positions at a time; for scores an invocation takes a position, for values four elements of a part of them
-//! const   N_HEAD, N_HEAD_KV, HEAD_DIM, SCALE;  WINDOW, SOFTCAP  0 for none;  WG  a power of two ≥ HEAD_DIM / 4
-//! import  row, page, kv, reduce
-//! tail    HEAD_DIM is a multiple of 4; positions that the row may not see have probability 0 and are not read
-//! exact   f32, online softmax: nmse ≤ 1e-7 (≤ 1e-5 with f16 keys and values)
+//! keys, values                   the cache, as `kv` lays it out
+//! y       [T, N_HEAD, HEAD_DIM]  f32, if there is one split
+//! partials  [T, N_HEAD, MAX_SPLITS, HEAD_DIM / 4 + 1]  f32, if there are more: sums, then top and total
+//! grid    (N_HEAD / HEADS, ceil(T / ROWS), splits) workgroups
+//! group   HEADS heads of one KV head in ROWS rows are its queries; keys and values are read once for all of them.
+//!         TILE positions at a time; for scores an invocation takes a position, for values four elements of a part of them
+//! const   N_HEAD, N_HEAD_KV, HEAD_DIM, SCALE;  WINDOW, SOFTCAP  0 for none;  HEADS, ROWS  at most 16 queries;  SPLIT,
+//!         MAX_SPLITS;  WG  a power of two ≥ HEAD_DIM / 4;  TILE  a multiple of WG and of a page;  FOURS  a quarter of the
+//!         queries, rounded up;  QUERY_LEN  HEADS · ROWS · HEAD_DIM / 4;  WEIGHTS_LEN  FOURS · TILE
+//! import  row, page, visible, kv, fours, sinks, prologue
+//! tail    HEAD_DIM is a multiple of 4; rows ≥ T stand for nothing; positions that a row may not see weigh 0, and none beyond
+//!         the last that any row of the workgroup sees is read; rows of several sequences are taken one sequence at a time
+//! exact   f32, online softmax: nmse ≤ 1e-7 (≤ 1e-5 with f16 keys and values, ≤ 1e-3 with q8_0)
 //! cpu     src/backend/cpu/ops/attention.rs
 
 override N_HEAD: u32;
 override SCALE: f32;
-override WINDOW: u32;
 override SOFTCAP: f32;
+override HEADS: u32;
+override ROWS: u32;
+override MAX_SPLITS: u32;
 override WG: u32;
+override TILE: u32;
+override FOURS: u32;
+override QUERY_LEN: u32;
+override WEIGHTS_LEN: u32;
 
-@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> rows: array<Row>;
 @group(0) @binding(2) var<storage, read> tables: array<u32>;
-@group(0) @binding(3) var<storage, read> keys: array<Kv4>;
-@group(0) @binding(4) var<storage, read> values: array<Kv4>;
 @group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> partials: array<vec4<f32>>;
 
 // Finite, since fast-math compilers may assume that there is no infinity.
 const LOW = -1e30;
+const SEEN = -1e29;
 
-// HEAD_DIM / 4 are used; a size that is an expression of constants trips naga 30.
-var<workgroup> query: array<vec4<f32>, WG>;
-var<workgroup> weight: array<f32, WG>;
-var<workgroup> place: array<u32, WG>;
-var<workgroup> part: array<vec4<f32>, WG>;
+// [HEAD_DIM / 4, queries]
+var<workgroup> query: array<vec4<f32>, QUERY_LEN>;
+// [TILE, FOURS]: scores, then weights.
+var<workgroup> weights: array<vec4<f32>, WEIGHTS_LEN>;
 
-fn score(slot: u32, head: u32) -> f32 {
-    var sum = vec4<f32>();
-    for (var d = 0u; d < HEAD_DIM / 4u; d++) {
-        sum = fma(query[d], kv_unpack(keys[key_at(slot, head, d)]), sum);
-    }
-    let s = sum.x + sum.y + sum.z + sum.w;
+fn four_more(s: f32, a: vec4<f32>, b: vec4<f32>) -> f32 {
+    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, s))));
+}
+
+fn softcap(s: vec4<f32>) -> vec4<f32> {
     if SOFTCAP > 0.0 {
-        return SOFTCAP * tanh(clamp(s / SOFTCAP, -15.0, 15.0));
+        return SOFTCAP * tanh(clamp(s / SOFTCAP, vec4<f32>(-15.0), vec4<f32>(15.0)));
     }
     return s;
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i: u32) {
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) i: u32,
+) {
     let quads = HEAD_DIM / 4u;
-    let row = rows[id.y];
-    let head = id.x / (N_HEAD / N_HEAD_KV);
-    let at = (id.y * N_HEAD + id.x) * quads;
-    var first = 0u;
-    if WINDOW > 0u && row.pos >= WINDOW {
-        first = row.pos - WINDOW + 1u;
+    let n_queries = HEADS * ROWS;
+    let head = id.x * HEADS;
+    let head_kv = head / (N_HEAD / N_HEAD_KV);
+    let t = id.y * ROWS;
+    // Folded rows and splits have one row a workgroup.
+    let is_owner = SPLIT == 0u || id.z + 1u == n_splits(rows[t].pos);
+    if SPLIT > 0u && id.z >= n_splits(rows[t].pos) {
+        return;
     }
-    for (var d = i; d < quads; d += WG) {
-        query[d] = q[at + d] * SCALE;
-    }
+    prologue(t, head, is_owner, i);
     workgroupBarrier();
 
-    // Invocation i sums element quad i % quads over positions i / quads, i / quads + parts, … of each tile.
     let parts = WG / quads;
+    let part = i / quads;
     let quad = i % quads;
-    var top = LOW;
-    var total = 0.0;
-    var sum = vec4<f32>();
-    for (var start = first / WG * WG; start <= row.pos; start += WG) {
-        // 1. scores of WG positions
-        let pos = start + i;
-        let seen = pos >= first && pos <= row.pos;
-        var s = LOW;
-        var slot = 0u;
-        if seen {
-            slot = tables[row.table + pos / PAGE_LEN] * PAGE_LEN + pos % PAGE_LEN;
-            s = score(slot, head);
+    var top: array<vec4<f32>, 4>;
+    var total: array<vec4<f32>, 4>;
+    var sum: array<vec4<f32>, 16>;
+    for (var f = 0u; f < FOURS; f++) {
+        top[f] = vec4<f32>(LOW);
+    }
+
+    for (var first = 0u; first < ROWS; first++) {
+        // 1. a sequence of the rows: the positions that these see
+        if t + first >= n_rows() {
+            break;
+        }
+        let table = rows[t + first].table;
+        var begin = split_from(rows[t + first].pos);
+        var end = 0u;
+        var known = false;
+        // What each query sees; nothing if its row is of another sequence.
+        var sees_from: array<vec4<u32>, 4>;
+        var sees_to: array<vec4<u32>, 4>;
+        for (var m = 0u; m < n_queries; m++) {
+            let r = m / HEADS;
+            let row = rows[min(t + r, n_rows() - 1u)];
+            if row.table == table {
+                known = known || r < first;
+                begin = min(begin, split_from(row.pos));
+                end = max(end, row.pos + u32(!FOLDED));
+                sees_from[m / 4u][m % 4u] = visible_from(row.pos);
+                sees_to[m / 4u][m % 4u] = row.pos + u32(!FOLDED);
+            }
+        }
+        if known {
+            continue;
+        }
+        if SPLIT > 0u {
+            begin += id.z * SPLIT;
+            end = min(end, begin + SPLIT);
         }
 
-        // 2. their weights, relative to the largest score so far
-        let new_top = max(top, reduce_max(s, i));
-        let shrink = exp(top - new_top);
-        let p = select(0.0, exp(s - new_top), seen);
-        total = total * shrink + p;
-        sum *= shrink;
-        top = new_top;
-        weight[i] = p;
-        place[i] = slot;
-        workgroupBarrier();
+        for (var start = begin; start < end; start += TILE) {
+            // 2. scores of TILE positions
+            var high: array<vec4<f32>, 4>;
+            for (var f = 0u; f < FOURS; f++) {
+                high[f] = top[f];
+            }
+            for (var p = i; p < TILE; p += WG) {
+                let pos = start + p;
+                let at = min(pos, end - 1u);
+                let base = (tables[table + at / PAGE_LEN] * N_HEAD_KV + head_kv) * KV_LEN;
+                var s: array<vec4<f32>, 4>;
+                for (var d = 0u; d < quads; d++) {
+                    let k = kv_key(base, at % PAGE_LEN, d);
+                    let q = d * n_queries;
+                    for (var f = 0u; f < FOURS; f++) {
+                        let m = 4u * f;
+                        s[f].x = four_more(s[f].x, query[q + m], k);
+                        if m + 1u < n_queries { s[f].y = four_more(s[f].y, query[q + m + 1u], k); }
+                        if m + 2u < n_queries { s[f].z = four_more(s[f].z, query[q + m + 2u], k); }
+                        if m + 3u < n_queries { s[f].w = four_more(s[f].w, query[q + m + 3u], k); }
+                    }
+                }
+                for (var f = 0u; f < FOURS; f++) {
+                    let seen = (vec4<u32>(pos) >= sees_from[f]) & (vec4<u32>(pos) < min(sees_to[f], vec4<u32>(end)));
+                    let score = select(vec4<f32>(LOW), softcap(s[f]), seen);
+                    weights[p * FOURS + f] = score;
+                    high[f] = max(high[f], score);
+                }
+            }
 
-        // 3. values, weighted
-        let n = min(WG, row.pos - start + 1u);
-        if i < parts * quads {
-            for (var j = i / quads; j < n; j += parts) {
-                if start + j >= first {
-                    sum = fma(vec4<f32>(weight[j]), kv_unpack(values[value_at(place[j], head, quad)]), sum);
+            // 3. their weights, relative to the largest scores so far
+            for (var f = 0u; f < FOURS; f++) {
+                high[f] = four_max(high[f], i);
+                let shrink = exp(top[f] - high[f]);
+                total[f] *= shrink;
+                sum[4u * f] *= shrink.x;
+                sum[4u * f + 1u] *= shrink.y;
+                sum[4u * f + 2u] *= shrink.z;
+                sum[4u * f + 3u] *= shrink.w;
+                top[f] = high[f];
+            }
+            for (var p = i; p < TILE; p += WG) {
+                for (var f = 0u; f < FOURS; f++) {
+                    let score = weights[p * FOURS + f];
+                    let weight = select(vec4<f32>(), exp(score - top[f]), score > vec4<f32>(SEEN));
+                    weights[p * FOURS + f] = weight;
+                    total[f] += weight;
+                }
+            }
+            workgroupBarrier();
+
+            // 4. values, weighted
+            if part < parts {
+                for (var page = 0u; page < TILE; page += PAGE_LEN) {
+                    let left = max(end, start + page) - start - page;
+                    if left == 0u {
+                        break;
+                    }
+                    let base = (tables[table + (start + page) / PAGE_LEN] * N_HEAD_KV + head_kv) * KV_LEN;
+                    for (var j = part; j < min(left, PAGE_LEN); j += parts) {
+                        let v = kv_value(base, j, quad);
+                        for (var f = 0u; f < FOURS; f++) {
+                            let w = weights[(page + j) * FOURS + f];
+                            let m = 4u * f;
+                            sum[m] = fma(vec4<f32>(w.x), v, sum[m]);
+                            if m + 1u < n_queries { sum[m + 1u] = fma(vec4<f32>(w.y), v, sum[m + 1u]); }
+                            if m + 2u < n_queries { sum[m + 2u] = fma(vec4<f32>(w.z), v, sum[m + 2u]); }
+                            if m + 3u < n_queries { sum[m + 3u] = fma(vec4<f32>(w.w), v, sum[m + 3u]); }
+                        }
+                    }
+                }
+            }
+            workgroupBarrier();
+        }
+    }
+
+    // 5. what is in no cache: sinks, and a folded row's own position
+    for (var f = 0u; f < FOURS; f++) {
+        total[f] = four_sum(total[f], i);
+    }
+    for (var m = 0u; m < n_queries; m++) {
+        let c = m % 4u;
+        var state = State(top[m / 4u][c], total[m / 4u][c], sum[m]);
+        if SINKS && id.z == 0u {
+            state = state_with(state, sink_of(head + m % HEADS), vec4<f32>());
+        }
+        if FOLDED && is_owner {
+            // One part brings the value in.
+            state = state_with(state, own_score(m), select(vec4<f32>(), own_value(quad), part == 0u));
+        }
+        // 6. the parts together
+        if parts > 1u {
+            workgroupBarrier();
+            weights[i] = state.sum;
+            workgroupBarrier();
+            for (var p = 1u; p < parts && i < quads; p++) {
+                state.sum += weights[p * quads + i];
+            }
+        }
+        let row = t + m / HEADS;
+        if i < quads && row < n_rows() {
+            let at = row * N_HEAD + head + m % HEADS;
+            if count.z == 1u {
+                y[at * quads + i] = state.sum / state.total;
+            } else {
+                let split = (at * MAX_SPLITS + id.z) * (quads + 1u);
+                partials[split + i] = state.sum;
+                if i == 0u {
+                    partials[split + quads] = vec4<f32>(state.top, state.total, 0.0, 0.0);
                 }
             }
         }
-        workgroupBarrier();
     }
+}
 
-    // 4. the parts together
-    total = reduce_sum(total, i);
-    part[i] = sum;
-    workgroupBarrier();
-    if i < quads {
-        for (var j = 1u; j < parts; j++) {
-            sum += part[j * quads + i];
-        }
-        y[at + i] = sum / total;
-    }
+struct State { top: f32, total: f32, sum: vec4<f32> }
+
+/// With one more score and its value.
+fn state_with(s: State, score: f32, value: vec4<f32>) -> State {
+    let top = max(s.top, score);
+    let shrink = exp(s.top - top);
+    let weight = exp(score - top);
+    return State(top, s.total * shrink + weight, s.sum * shrink + value * weight);
 }

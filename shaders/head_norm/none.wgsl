@@ -1,9 +1,12 @@
 //! none — heads are not normalized.
 //!
-//! exports  head_scale   factor on every element of a head, from the sum of its squares
+//! exports  HEAD_NORM    whether the sum of squares is needed
+//!          head_scale   factor on every element of a head, from the sum of its squares
 //!          head_weight  factor on element d of a q head or a k head
 
-fn head_scale(squares: f32, i: u32) -> f32 {
+const HEAD_NORM = false;
+
+fn head_scale(squares: f32) -> f32 {
     return 1.0;
 }
 

@@ -1,6 +1,6 @@
-//! subgroup — sum and maximum over a workgroup, by shuffles within subgroups and one exchange between them.
+//! subgroup — sum over a workgroup, by shuffles within subgroups and one exchange between them.
 //!
-//! exports  reduce_sum, reduce_max  over the WG invocations; every one gets the result
+//! exports  reduce_sum  over the WG invocations; every one gets the result
 //! const    WG  of the kernel;  SUBGROUP  the smallest subgroup of the device; powers of two, SUBGROUP ≤ WG
 //! note     holds barriers: to be called in uniform control flow; works for any subgroup size ≥ SUBGROUP
 
@@ -24,21 +24,4 @@ fn reduce_sum(v: f32, i: u32) -> f32 {
         sum += reduce_scratch[s];
     }
     return sum;
-}
-
-fn reduce_max(v: f32, i: u32) -> f32 {
-    var top = v;
-    for (var step = SUBGROUP / 2u; step > 0u; step >>= 1u) {
-        top = max(top, subgroupShuffleXor(top, step));
-    }
-    workgroupBarrier();
-    if i % SUBGROUP == 0u {
-        reduce_scratch[i / SUBGROUP] = top;
-    }
-    workgroupBarrier();
-    top = reduce_scratch[0];
-    for (var s = 1u; s < WG / SUBGROUP; s++) {
-        top = max(top, reduce_scratch[s]);
-    }
-    return top;
 }

@@ -231,9 +231,10 @@ impl Block<'_> {
             kv.len() - 1
         };
         self.g.push(self.name("kv.store"), q.rows, [1, 0], Op::StoreKv { layer, k: k.id, v: v.id });
-        let AttentionOptions { scale, window, softcap } = options;
+        let AttentionOptions { scale, window, softcap, sinks } = options;
+        let sinks = sinks.map(|name| self.g.weight(&format!("{}.weight", self.name(name)), [1, n_head]));
         let spec = AttentionSpec { layer, n_head, n_head_kv, head_dim, scale, window, softcap };
-        self.g.push(self.name("attn.out"), q.rows, [1, n_head * head_dim], Op::Attention { q: q.id, spec })
+        self.g.push(self.name("attn.out"), q.rows, [1, n_head * head_dim], Op::Attention { q: q.id, spec, sinks })
     }
 
     /// act(gate) · up
@@ -258,4 +259,8 @@ pub struct AttentionOptions {
     pub window: Option<usize>,
     /// Bound on the scores.
     pub softcap: Option<f32>,
+    /// Name of a weight with a logit for each head that takes part in softmax and weighs no value: `attn_sinks`.
+    ///
+    /// Source: Xiao et al., <https://arxiv.org/abs/2309.17453>; learned as in gpt-oss, <https://arxiv.org/abs/2508.10925>.
+    pub sinks: Option<&'static str>,
 }

@@ -157,6 +157,8 @@ pub enum Op {
         q: ValueId,
         /// Heads, scale, window.
         spec: AttentionSpec,
+        /// `[1, H]`: a logit for each head that takes part in the sum below the fraction of softmax, and weighs no value.
+        sinks: Option<WeightRef>,
     },
     /// act(gate) · up
     Gated {
@@ -213,6 +215,7 @@ impl Op {
             Op::Embed { table, .. } => vec![table],
             Op::RmsNorm { weight, .. } => vec![weight],
             Op::MatMul { weight, bias, .. } => std::iter::once(weight).chain(bias).collect(),
+            Op::Attention { sinks, .. } => sinks.iter().collect(),
             _ => vec![],
         }
     }

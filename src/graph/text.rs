@@ -40,7 +40,7 @@ impl fmt::Display for Graph {
                     write!(f, "rope({}, {:?} over {n} of {head_dim}, rope {rope})", name(x), r.kind)?;
                 }
                 Op::StoreKv { layer, k, v } => write!(f, "store_kv(layer {layer}, {}, {})", name(k), name(v))?,
-                Op::Attention { q, spec } => {
+                Op::Attention { q, spec, sinks } => {
                     write!(
                         f,
                         "attention({}, layer {}, {} heads on {}",
@@ -55,6 +55,9 @@ impl fmt::Display for Graph {
                     }
                     if let Some(cap) = spec.softcap {
                         write!(f, ", softcap {cap}")?;
+                    }
+                    if let Some(sinks) = sinks {
+                        write!(f, ", sinks {sinks}")?;
                     }
                     f.write_str(")")?;
                 }

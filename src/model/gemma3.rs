@@ -36,7 +36,7 @@ pub(super) fn build(keys: &Keys<'_>, c: &Config, g: &GraphBuilder<'_>) -> Result
         let v = b.matmul("attn_v", h, n_kv).heads(c.n_head_kv); // [T, Hkv, Dh]
         let q = b.rope(b.rms_norm("attn_q_norm", q, c.rms_eps), rope);
         let k = b.rope(b.rms_norm("attn_k_norm", k, c.rms_eps), rope);
-        let a = b.attention(q, k, v, AttentionOptions { scale, window, softcap: None });
+        let a = b.attention(q, k, v, AttentionOptions { scale, window, softcap: None, sinks: None });
         let a = b.matmul("attn_output", a, c.n_embd);
         x = b.add(x, b.rms_norm("post_attention_norm", a, c.rms_eps));
 

@@ -16,7 +16,7 @@ pub(super) fn build(keys: &Keys<'_>, c: &Config, g: &GraphBuilder<'_>) -> Result
     blocks::apply_rope_freqs(keys, &mut rope)?;
     let rope = g.rope(rope);
     let scale = keys.opt_positive_or_zero("attention.scale")?.unwrap_or(1.0 / (c.head_dim as f32).sqrt());
-    let options = AttentionOptions { scale, window: None, softcap: None };
+    let options = AttentionOptions { scale, window: None, softcap: None, sinks: None };
     let (n_q, n_kv) = (c.n_head * c.head_dim, c.n_head_kv * c.head_dim);
 
     let mut x = g.embed("token_embd", c.n_vocab, c.n_embd, 1.0); // [T, D]

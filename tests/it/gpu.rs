@@ -293,7 +293,7 @@ impl Block {
             k = b.rms_norm("attn_k_norm", k, 1e-6);
         }
         let scale = 1.0 / (self.head_dim as f32).sqrt();
-        let options = AttentionOptions { scale, window: self.window, softcap: self.softcap };
+        let options = AttentionOptions { scale, window: self.window, softcap: self.softcap, sinks: None };
         let mut o = b.attention(b.rope(q, rope), b.rope(k, rope), v, options);
         o = b.matmul("attn_output", o, self.n_embd);
         if self.post_norms {

@@ -246,7 +246,7 @@ pub(crate) fn check_attention(compile: Compile<'_>, case: AttentionCase, seed: u
     let pages = numbers.permutation(n_pages[0] + n_pages[1]);
     let (first, second) = pages.split_at(n_pages[0]);
     let scale = 1.0 / (dh as f32).sqrt();
-    let options = AttentionOptions { scale, window, softcap };
+    let options = AttentionOptions { scale, window, softcap, sinks: None };
     let found = tables.run(compile, n, &rows, &[first, second], |g| {
         let input = |name, heads: usize| g.embed(name, n, heads * dh, 1.0).heads(heads);
         g.block(0).attention(input("q", n_head), input("k", n_head_kv), input("v", n_head_kv), options)

@@ -128,6 +128,7 @@ impl OpWeights {
                 let bias = bias.as_ref().map_or(Ok(None), vector)?;
                 Self { matrix: Some(find(weights, weight)?), vector: bias }
             }
+            Op::Attention { sinks: Some(sinks), .. } => Self { matrix: None, vector: vector(sinks)? },
             _ => Self::default(),
         })
     }
@@ -265,12 +266,13 @@ impl CpuProgram {
                 });
             }
             Op::StoreKv { layer, k, v } => kv.store_step(*layer, step, values.get(*k), values.get(*v)),
-            Op::Attention { q, spec } => {
+            Op::Attention { q, spec, .. } => {
                 let q = values.get(*q);
                 pool.chunks(out, spec.head_dim, |i, out, scratch| {
                     let (t, head) = (i / spec.n_head, i % spec.n_head);
                     let Row { pos, seq, .. } = step.rows[t];
-                    let context = Context { kv, pages: step.pages[seq as usize], pos };
+                    let sink = weights.vector.as_ref().map(|sinks| sinks[head]);
+                    let context = Context { kv, pages: step.pages[seq as usize], pos, sink };
                     let q = &q[i * spec.head_dim..][..spec.head_dim];
                     ops::attention::attention(spec, head, q, context, out, scratch);
                 });

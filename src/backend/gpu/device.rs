@@ -99,6 +99,8 @@ pub(crate) struct Capabilities {
     pub max_binding_bytes: u64,
     /// Largest buffer, a multiple of 256.
     pub max_buffer_bytes: u64,
+    /// Storage buffers that a kernel may bind.
+    pub max_bindings: u32,
     /// Alignment of a binding's offset.
     pub offset_alignment: u64,
     /// Whether the CPU pretends to be a GPU (no coalescing to care for).
@@ -110,6 +112,7 @@ pub(crate) struct Capabilities {
 impl Capabilities {
     /// What every device has that WebGPU runs on.
     pub(crate) const LEAST: Self = Self {
+        max_bindings: 8,
         mapped: false,
         subgroup: None,
         f16: false,
@@ -204,6 +207,7 @@ impl Device {
             f16: features.contains(wgpu::Features::SHADER_F16),
             max_binding_bytes: binding.min(limits.max_buffer_size) / 256 * 256,
             max_buffer_bytes: limits.max_buffer_size / 256 * 256,
+            max_bindings: limits.max_storage_buffers_per_shader_stage,
             offset_alignment: u64::from(
                 limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment).max(256),
             ),

@@ -83,6 +83,7 @@ pub(crate) enum Node {
     Attention {
         q: usize,
         spec: AttentionSpec,
+        sinks: Option<WeightRef>,
         y: usize,
     },
     Gated {
@@ -216,7 +217,7 @@ impl<'a> Fuser<'a> {
     fn find_heads(&mut self, store: ValueId) {
         let Op::StoreKv { layer, k, v } = self.graph.ops[store.index()] else { return };
         let attention = self.graph.ops.iter().find_map(|op| match op {
-            Op::Attention { q, spec } if spec.layer == layer => Some((*q, *spec)),
+            Op::Attention { q, spec, .. } if spec.layer == layer => Some((*q, *spec)),
             _ => None,
         });
         let Some((q, spec)) = attention else { return };
@@ -338,7 +339,9 @@ impl<'a> Fuser<'a> {
                 Node::Rope { x: self.at(*x), head_dim: *head_dim, rope: *rope, y: self.make(id) }
             }
             Op::StoreKv { layer, k, v } => Node::StoreKv { layer: *layer, k: self.at(*k), v: self.at(*v) },
-            Op::Attention { q, spec } => Node::Attention { q: self.at(*q), spec: *spec, y: self.make(id) },
+            Op::Attention { q, spec, sinks } => {
+                Node::Attention { q: self.at(*q), spec: *spec, sinks: sinks.clone(), y: self.make(id) }
+            }
             Op::Gated { gate, up, act } => {
                 Node::Gated { gate: self.at(*gate), up: self.at(*up), act: *act, y: self.make(id) }
             }

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::device::{Capabilities, Device, DeviceOptions};
-use super::kernels::{KvFormat, Lower};
+use super::kernels::Lower;
+use super::kv::KvFormat;
 use super::memory::WeightMemory;
 use super::pipeline;
 use super::program::{Lists, fused, used_weights};
 use super::shader::{KernelKey, SOURCES};
 use super::specimens::{self, Formats, Specimen};
-use crate::backend::Weights;
+use crate::backend::{Limits, Weights};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::quant;
@@ -49,7 +50,6 @@ pub struct Turn {
 struct Profile {
     name: String,
     caps: Capabilities,
-    max_bindings: usize,
 }
 
 /// What a program is made for.
@@ -76,8 +76,7 @@ impl Compiler {
     /// If there is none, or its driver refuses.
     pub fn open(options: &DeviceOptions) -> Result<Self> {
         let device = Device::open(options)?;
-        let max_bindings = device.device.limits().max_storage_buffers_per_shader_stage as usize;
-        let profile = |name: &str, caps: Capabilities| Profile { name: name.into(), caps, max_bindings };
+        let profile = |name: &str, caps: Capabilities| Profile { name: name.into(), caps };
         let caps = device.caps;
         let profiles = vec![
             profile("all", caps),
@@ -128,11 +127,9 @@ fn profiles() -> Vec<Profile> {
                 }
                 name += if f16 { ", f16" } else { "" };
                 let least = Capabilities { software, subgroup, f16, ..Capabilities::LEAST };
-                let (caps, max_bindings) = match subgroup {
-                    None => (least, 8),
-                    Some(_) => (Capabilities { max_binding_bytes: 1 << 30, max_buffer_bytes: 1 << 30, ..least }, 16),
-                };
-                profiles.push(Profile { name, caps, max_bindings });
+                let large = Capabilities { max_binding_bytes: 1 << 30, max_buffer_bytes: 1 << 30, ..least };
+                let caps = if subgroup.is_some() { Capabilities { max_bindings: 16, ..large } } else { least };
+                profiles.push(Profile { name, caps });
             }
         }
     }
@@ -164,6 +161,9 @@ fn list(profiles: &[Profile], model: Option<Model<'_>>) -> Result<Vec<Kernel>> {
     Ok(describe(keys))
 }
 
+/// What a user's program is made for: only the splits of attention depend on it.
+const LIMITS: Limits = Limits { max_rows: 512, max_outputs: 1, max_seqs: 1, n_ctx: 4096, n_pages: 128 };
+
 /// Each format alone and beside another, as in mixed files; as far as their blocks divide the rows.
 fn formats(specimen: &Specimen) -> Vec<Formats> {
     let alone = quant::ALL.iter().map(|format| Formats { most: format, some: format });
@@ -180,11 +180,12 @@ fn formats(specimen: &Specimen) -> Vec<Formats> {
 /// Adds the kernels of all programs for one model on one device.
 fn lower(profile: &Profile, graph: &Graph, weights: &dyn Weights, found: &mut HashSet<KernelKey>) -> Result<()> {
     for fuse in [true, false] {
-        let fused = fused(graph, weights, profile.max_bindings, fuse);
+        let fused = fused(graph, weights, profile.caps.max_bindings as usize, fuse);
         let (matrices, vectors) = used_weights(&fused);
         let memory = WeightMemory::plan(&profile.caps, &profile.name, weights, &matrices, &vectors)?;
-        for kv in [KvFormat::F16, KvFormat::F32] {
-            let lower = Lower { graph, fused: &fused, caps: &profile.caps, weights: &memory, kv };
+        for kv in [KvFormat::F16, KvFormat::F32, KvFormat::Q8_0] {
+            let (caps, limits) = (&profile.caps, &LIMITS);
+            let lower = Lower { graph, fused: &fused, caps, weights: &memory, limits, kv };
             found.extend(Lists::new(&lower).iter().map(|call| call.key.clone()));
         }
     }

@@ -3,40 +3,15 @@
 //! A node becomes one call, or one per part where its weight is split over several bindings. Whether one row runs
 //! or many decides between matvec and matmul; everything else is the same kernel with another grid.
 
+use super::attention::Visible;
 use super::device::Capabilities;
 use super::fuse::{Epilogue, Fused, Node, View};
+use super::kv::KvFormat;
 use super::memory::{GROUP, MatrixRef, WeightMemory};
 use super::shader::{Constant, KernelKey};
 use super::tune;
+use crate::backend::{Limits, Row};
 use crate::graph::{Activation, AttentionSpec, Graph, RopeKind, Rows, WeightRef};
-
-/// How keys and values are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum KvFormat {
-    /// Two bytes a number.
-    #[default]
-    F16,
-    /// Four bytes a number.
-    F32,
-}
-
-impl KvFormat {
-    /// Bytes of a number.
-    pub(crate) fn bytes(self) -> usize {
-        match self {
-            KvFormat::F16 => 2,
-            KvFormat::F32 => 4,
-        }
-    }
-
-    fn module(self, caps: &Capabilities) -> &'static str {
-        match self {
-            KvFormat::F16 if caps.f16 => "f16",
-            KvFormat::F16 => "f16_packed",
-            KvFormat::F32 => "f32",
-        }
-    }
-}
 
 /// Whether a list of calls runs one row or any number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +51,8 @@ pub(crate) enum Bind {
     Candidates,
     /// The tokens of the last step that chose any.
     Chosen,
+    /// What splits of attention leave for the merge.
+    Partials,
 }
 
 /// Workgroups of a call, once the number of rows is known.
@@ -85,15 +62,26 @@ pub(crate) enum Grid {
     Linear(u32),
     /// x for every `rows_each` rows.
     PerRows { x: u32, rows_each: u32 },
+    /// x for every `rows_each` rows and every split of what they see, in steps of so many rows only.
+    Splits { x: u32, rows_each: u32, rows: [u32; 2], visible: Option<Visible> },
+    /// x for every row, if there is more than one split, in steps of so many rows only.
+    Merge { x: u32, rows: [u32; 2], visible: Visible },
 }
 
 impl Grid {
-    /// Workgroups in x and y for `n` rows.
-    pub(crate) fn size(self, n: u32) -> [u32; 2] {
+    /// Workgroups in x, y and z for `n` rows of a step of `rows`; `None` if the call has nothing to do.
+    pub(crate) fn size(self, n: u32, rows: &[Row]) -> Option<[u32; 3]> {
         const MOST: u32 = 65535;
         match self {
-            Grid::Linear(total) => [total.min(MOST), total.div_ceil(MOST)],
-            Grid::PerRows { x, rows_each } => [x, n.div_ceil(rows_each)],
+            Grid::Linear(total) => Some([total.min(MOST), total.div_ceil(MOST), 1]),
+            Grid::PerRows { x, rows_each } => Some([x, n.div_ceil(rows_each), 1]),
+            Grid::Splits { x, rows_each, rows: [least, most], visible } => (least..=most).contains(&n).then(|| {
+                let splits = visible.map_or(1, |visible| visible.most(rows));
+                [x, n.div_ceil(rows_each), splits]
+            }),
+            Grid::Merge { x, rows: [least, most], visible } => {
+                ((least..=most).contains(&n) && visible.most(rows) > 1).then_some([x, n, 1])
+            }
         }
     }
 }
@@ -115,11 +103,12 @@ pub(crate) struct Lower<'a> {
     pub fused: &'a Fused,
     pub caps: &'a Capabilities,
     pub weights: &'a WeightMemory,
+    pub limits: &'a Limits,
     pub kv: KvFormat,
 }
 
-type Constants = Vec<(&'static str, Constant)>;
-type Modules = Vec<(&'static str, &'static str)>;
+pub(super) type Constants = Vec<(&'static str, Constant)>;
+pub(super) type Modules = Vec<(&'static str, &'static str)>;
 
 impl Lower<'_> {
     /// All calls for the nodes whose results have rows of kind `rows`.
@@ -147,12 +136,14 @@ impl Lower<'_> {
             Node::RmsNorm { x, weight, eps, runs, residual, y } => {
                 calls.push(self.rms_norm(*x, weight, *eps, *runs, *residual, *y));
             }
+            // Attention does it.
+            Node::RopeKv { .. } if mode == Mode::One && self.folds() => {}
             Node::RopeKv { q, k, v, norms, rope, spec, y } => {
                 calls.push(self.rope_kv([*q, *k, *v], norms.as_ref(), *rope, spec, *y));
             }
             Node::Rope { x, head_dim, rope, y } => calls.push(self.rope(*x, *head_dim, *rope, *y)),
             Node::StoreKv { layer, k, v } => calls.push(self.store_kv(*layer, *k, *v)),
-            Node::Attention { q, spec, y } => calls.push(self.attention(*q, spec, *y)),
+            Node::Attention { q, spec, sinks, y } => self.attention(*q, spec, sinks.as_ref(), *y, mode, calls),
             Node::Gated { gate, up, act, y } => {
                 let modules = vec![("act", activation(*act))];
                 calls.push(self.elementwise("gated", modules, vec![], &[*gate, *up], None, *y));
@@ -295,7 +286,7 @@ impl Lower<'_> {
         Call { key, binds, matrix: None, grid: Grid::PerRows { x: runs as u32, rows_each: 1 } }
     }
 
-    fn rope_constants(&self, rope: usize) -> [(&'static str, Constant); 2] {
+    pub(super) fn rope_constants(&self, rope: usize) -> [(&'static str, Constant); 2] {
         let rope = &self.graph.ropes[rope];
         let neox = usize::from(rope.kind == RopeKind::Neox);
         [("N_ROT", (2 * rope.inv_freq.len()).into()), ("NEOX", neox.into())]
@@ -318,11 +309,13 @@ impl Lower<'_> {
         let constants = vec![
             ("N_HEAD_KV", shape.n_head_kv.into()),
             ("HEAD_DIM", shape.head_dim.into()),
+            ("FRESH_LEN", (shape.head_dim / 2).into()),
             ("WG", tune::ELEMENTWISE.into()),
         ];
+        let modules = vec![("kv", self.kv.module()), ("kv_store", self.kv.module())];
         let binds = [Bind::Tensor(k), Bind::Tensor(v), Bind::Rows, Bind::Keys(layer), Bind::Values(layer)];
         Call {
-            key: KernelKey { kernel: "store_kv", modules: vec![("kv", self.kv.module(self.caps))], constants },
+            key: KernelKey { kernel: "store_kv", modules, constants },
             binds: (0..).zip(binds).collect(),
             matrix: None,
             grid: Grid::PerRows { x: shape.n_head_kv as u32, rows_each: 1 },
@@ -348,52 +341,22 @@ impl Lower<'_> {
             ("K_OFFSET", k.offset.into()),
             ("V_STRIDE", self.width(v.tensor).into()),
             ("V_OFFSET", v.offset.into()),
+            ("FRESH_LEN", (spec.head_dim / 2).into()),
             ("WG", wg.into()),
         ];
         constants.extend(self.rope_constants(rope));
-        let mut modules = vec![("kv", self.kv.module(self.caps))];
+        let mut modules = vec![("kv", self.kv.module()), ("kv_store", self.kv.module())];
+        self.reduce(&mut modules, &mut constants);
         let heads = [q, k, v].map(|view| Bind::Tensor(view.tensor));
         let layer = spec.layer;
         let rest = [Bind::Rows, Bind::Angles(rope), Bind::Tensor(y), Bind::Keys(layer), Bind::Values(layer)];
         let mut binds: Vec<_> = (0..).zip(heads.into_iter().chain(rest)).collect();
-        match norms {
-            None => modules.push(("head_norm", "none")),
-            Some((weights, eps)) => {
-                modules.push(("head_norm", "rms"));
-                constants.push(("EPS", (*eps).into()));
-                self.reduce(&mut modules, &mut constants);
-                binds.push((8, Bind::Vector(weights.to_vec())));
-            }
-        }
+        self.head_norm(norms, &mut modules, &mut constants, &mut binds);
         Call {
             key: KernelKey { kernel: "rope_kv", modules, constants },
             binds,
             matrix: None,
             grid: Grid::PerRows { x: (spec.n_head + spec.n_head_kv) as u32, rows_each: 1 },
-        }
-    }
-
-    fn attention(&self, q: usize, spec: &AttentionSpec, y: usize) -> Call {
-        let wg = tune::attention(self.caps, spec.head_dim);
-        let mut constants = vec![
-            ("N_HEAD", spec.n_head.into()),
-            ("N_HEAD_KV", spec.n_head_kv.into()),
-            ("HEAD_DIM", spec.head_dim.into()),
-            ("SCALE", spec.scale.into()),
-            ("WINDOW", spec.window.unwrap_or(0).into()),
-            ("SOFTCAP", spec.softcap.unwrap_or(0.0).into()),
-            ("WG", wg.into()),
-        ];
-        let mut modules = vec![("kv", self.kv.module(self.caps))];
-        self.reduce(&mut modules, &mut constants);
-        let layer = spec.layer;
-        let binds =
-            [Bind::Tensor(q), Bind::Rows, Bind::Tables, Bind::Keys(layer), Bind::Values(layer), Bind::Tensor(y)];
-        Call {
-            key: KernelKey { kernel: "attention", modules, constants },
-            binds: (0..).zip(binds).collect(),
-            matrix: None,
-            grid: Grid::PerRows { x: spec.n_head as u32, rows_each: 1 },
         }
     }
 }

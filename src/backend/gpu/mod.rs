@@ -1,10 +1,11 @@
 //! The GPU back end: every op of a step in WGSL, dispatched through wgpu. The only folder that names wgpu.
 //!
-//! `device` opens an adapter; `fuse` turns a graph into nodes that one kernel each can do; `kernels` says which; `memory`
-//! plans where everything lies and `upload` packs the weights into it; `shader` links, `bindings` lays out and `pipeline`
+//! `device` opens an adapter; `fuse` turns a graph into nodes that one kernel each can do; `kernels` says which (`attention` for
+//! attention); `memory` plans where everything lies and `upload` packs the weights into it; `shader` links, `bindings` lays out and `pipeline`
 //! compiles in the background, with `cache` on disk; `program` holds it all and runs steps. `inventory` lists the kernels
 //! that programs are made of, for `specimens` of models or for a given one. `choose` and `readback` bring results of steps.
 
+mod attention;
 mod bindings;
 mod cache;
 mod choose;
@@ -12,6 +13,7 @@ mod device;
 mod fuse;
 mod inventory;
 mod kernels;
+mod kv;
 mod memory;
 mod pipeline;
 mod program;
@@ -25,7 +27,7 @@ use std::path::PathBuf;
 
 pub use device::{AdapterInfo, AdapterKind, DeviceOptions, adapters};
 pub use inventory::{Compiler, Kernel, Turn, kernels};
-pub use kernels::KvFormat;
+pub use kv::KvFormat;
 pub use program::{GpuProgram, compile};
 
 /// How to compile a graph for a GPU.

@@ -6,15 +6,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::attention;
 use super::device::Device;
 use super::fuse::{self, Fused};
-use super::kernels::{Bind, Call, Grid, KvFormat, Lower, Mode, Shape};
+use super::kernels::{Bind, Call, Grid, Lower, Mode, Shape};
+use super::kv::KvFormat;
 use super::memory::{MatrixRef, WeightMemory};
 use super::pipeline::{Kernel, Pipelines};
 use super::readback::{MAX_IN_FLIGHT, Readback};
 use super::{Options, fuse::Node};
 use crate::backend::{
-    Info, Limits, Memory, Output, PAGE_LEN, Plan, Program, Progress, Step, Ticket, Want, Weights, check_step,
+    Info, Limits, Memory, Output, PAGE_LEN, Plan, Program, Progress, Row, Step, Ticket, Want, Weights, check_step,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Rows, WeightRef};
@@ -77,8 +79,7 @@ pub fn compile(
     progress: Progress<'_>,
 ) -> Result<GpuProgram> {
     let device = Arc::new(Device::open(&options.device)?);
-    let max_bindings = device.device.limits().max_storage_buffers_per_shader_stage as usize;
-    let fused = fused(graph, weights, max_bindings, options.fuse);
+    let fused = fused(graph, weights, device.caps.max_bindings as usize, options.fuse);
     let limits = fit_limits(&device, graph, &fused, limits)?;
     let (matrices, vectors) = used_weights(&fused);
     let memory = WeightMemory::plan(&device.caps, &device.info.name, weights, &matrices, &vectors)?;
@@ -133,6 +134,7 @@ pub(super) fn used_weights(fused: &Fused) -> (Vec<MatrixRef>, Vec<Vec<WeightRef>
             }
             Node::RmsNorm { weight, .. } => vectors.push(vec![weight.clone()]),
             Node::RopeKv { norms: Some((weights, _)), .. } => vectors.push(weights.to_vec()),
+            Node::Attention { sinks: Some(sinks), .. } => vectors.push(vec![sinks.clone()]),
             _ => {}
         }
     }
@@ -146,6 +148,14 @@ fn assign_slots(fused: &Fused, keep: bool) -> (Vec<usize>, Vec<(Rows, usize)>) {
         let (reads, writes) = node.tensors();
         for tensor in reads.into_iter().chain(writes) {
             last[tensor] = i;
+        }
+    }
+    // Attention to one row reads what `RopeKv` would have read.
+    for node in &fused.nodes {
+        if let Node::RopeKv { q, k, v, y, .. } = node {
+            for view in [q, k, v] {
+                last[view.tensor] = last[view.tensor].max(last[*y]);
+            }
         }
     }
     last[fused.logits] = usize::MAX;
@@ -216,14 +226,15 @@ struct Buffers {
     kv_values: Vec<wgpu::Buffer>,
     candidates: wgpu::Buffer,
     chosen: wgpu::Buffer,
+    partials: wgpu::Buffer,
     shapes: Shapes,
 }
 
 impl Builder<'_> {
     fn build(mut self, source: &dyn Weights, progress: Progress<'_>) -> Result<GpuProgram> {
         let kv = self.options.kv;
-        let lower =
-            Lower { graph: self.graph, fused: &self.fused, caps: &self.device.caps, weights: &self.weights, kv };
+        let (caps, limits) = (&self.device.caps, &self.limits);
+        let lower = Lower { graph: self.graph, fused: &self.fused, caps, weights: &self.weights, limits, kv };
         let (lists, candidates_bytes) = (Lists::new(&lower), lower.candidates_bytes());
         // Kernels are compiled while weights are loaded, those of a prompt first.
         let mut pipelines = Pipelines::new(&self.device, self.options.checked, self.options.pipeline_cache.as_deref());
@@ -285,7 +296,7 @@ impl Builder<'_> {
         }
         let (mut keys, mut kv_values) = (Vec::new(), Vec::new());
         for shape in &self.graph.kv {
-            let bytes = kv.bytes() * self.limits.n_pages * PAGE_LEN * shape.n_head_kv * shape.head_dim;
+            let bytes = kv.head_bytes(shape.head_dim) * shape.n_head_kv * PAGE_LEN * self.limits.n_pages;
             keys.push(make("keys", bytes, STORAGE, &mut memory.kv_bytes)?);
             kv_values.push(make("values", bytes, STORAGE, &mut memory.kv_bytes)?);
         }
@@ -293,11 +304,14 @@ impl Builder<'_> {
         let n = self.limits.max_outputs;
         let chosen = make("chosen", 4 * n, usage, &mut memory.scratch_bytes)?;
         let candidates = make("candidates", candidates_bytes * n, STORAGE, &mut memory.scratch_bytes)?;
+        let (caps, limits) = (&self.device.caps, &self.limits);
+        let partials = attention::partials_bytes(self.graph, caps, limits.max_rows, limits.n_ctx);
+        let partials = make("partials", partials, STORAGE, &mut memory.scratch_bytes)?;
         let inputs = Inputs::new(&self.device, self.graph, &self.limits)?;
         memory.scratch_bytes += inputs.buffer.size();
         let shapes = Shapes::new(&self.device, calls)?;
         memory.scratch_bytes += shapes.buffer.size();
-        Ok((Buffers { inputs, slots, values, keys, kv_values, candidates, chosen, shapes }, memory))
+        Ok((Buffers { inputs, slots, values, keys, kv_values, candidates, chosen, partials, shapes }, memory))
     }
 
     /// Numbers of the bindings that a call fills, group by group.
@@ -346,6 +360,7 @@ impl Builder<'_> {
             Bind::Draws => buffers.inputs.binding(buffers.inputs.draws),
             Bind::Candidates => buffers.candidates.as_entire_binding(),
             Bind::Chosen => buffers.chosen.as_entire_binding(),
+            Bind::Partials => buffers.partials.as_entire_binding(),
         }
     }
 }
@@ -470,17 +485,17 @@ impl Inputs {
 }
 
 impl GpuProgram {
-    /// Encodes the calls for `n` rows.
-    fn replay(pass: &mut wgpu::ComputePass<'_>, calls: &[Recorded], n: usize, counters: &mut Counters) {
+    /// Encodes the calls for `n` rows of a step of `rows`.
+    fn replay(pass: &mut wgpu::ComputePass<'_>, calls: &[Recorded], n: usize, rows: &[Row], counters: &mut Counters) {
         for call in calls {
+            let Some([x, y, z]) = call.grid.size(n as u32, rows) else { continue };
             pass.set_pipeline(call.kernel.pipeline());
             for (index, group) in (0..).zip(&call.groups) {
                 if let Some(group) = group {
                     pass.set_bind_group(index, group, &[]);
                 }
             }
-            let [x, y] = call.grid.size(n as u32);
-            pass.dispatch_workgroups(x, y, 1);
+            pass.dispatch_workgroups(x, y, z);
             counters.dispatches += 1;
         }
     }
@@ -509,15 +524,15 @@ impl Program for GpuProgram {
 
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
         let mut pass = encoder.begin_compute_pass(&Default::default());
-        Self::replay(&mut pass, &self.body[usize::from(n_rows > 1)], n_rows, &mut counters);
+        Self::replay(&mut pass, &self.body[usize::from(n_rows > 1)], n_rows, step.rows, &mut counters);
         if wants_output {
-            Self::replay(&mut pass, &self.head[usize::from(n_outputs > 1)], n_outputs, &mut counters);
+            Self::replay(&mut pass, &self.head[usize::from(n_outputs > 1)], n_outputs, step.rows, &mut counters);
             let choice: &[Recorded] = match step.want {
                 Want::Argmax => &self.argmax,
                 Want::Draw(_) => &self.draw,
                 Want::Nothing | Want::Logits => &[],
             };
-            Self::replay(&mut pass, choice, n_outputs, &mut counters);
+            Self::replay(&mut pass, choice, n_outputs, step.rows, &mut counters);
         }
         drop(pass);
         let logits = &self.values[self.slots[self.fused.logits]];

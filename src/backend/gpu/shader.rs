@@ -24,18 +24,24 @@ sources![
     "argmax",
     "argmax_merge",
     "attention",
+    "attention_merge",
     "bias/none",
     "bias/vector",
     "embed",
     "epilogue/add",
     "epilogue/gated",
     "epilogue/store",
+    "fours/subgroup",
+    "fours/workgroup",
     "gated",
     "head_norm/none",
     "head_norm/rms",
     "kv/f16",
-    "kv/f16_packed",
     "kv/f32",
+    "kv/q8_0",
+    "kv_store/f16",
+    "kv_store/f32",
+    "kv_store/q8_0",
     "lanes/subgroup",
     "lanes/workgroup",
     "lib/best",
@@ -47,9 +53,13 @@ sources![
     "lib/select",
     "lib/shape",
     "lib/token",
+    "lib/turn",
+    "lib/visible",
     "matmul",
     "matvec",
     "output_rows",
+    "prologue/fold",
+    "prologue/stored",
     "reduce/subgroup",
     "reduce/workgroup",
     "residual/add",
@@ -58,6 +68,8 @@ sources![
     "rope",
     "rope_kv",
     "sample",
+    "sinks/learned",
+    "sinks/none",
     "softcap",
     "store_kv",
     "top_k",
@@ -180,9 +192,11 @@ fn source(path: &str) -> &'static str {
 mod tests {
     use super::*;
 
-    /// The files that can fill a slot.
-    fn choices(slot: &str) -> Vec<&'static str> {
+    /// The files that can fill a slot, where others are filled.
+    fn choices(slot: &str, filled: &[(&'static str, &'static str)]) -> Vec<&'static str> {
         match slot {
+            // What is written is what is read.
+            "kv_store" => filled.iter().filter(|(known, _)| *known == "kv").map(|(_, file)| *file).collect(),
             "quant" => quant::ALL.iter().map(|format| format.name).collect(),
             _ => SOURCES.iter().filter_map(|(path, _)| path.strip_prefix(slot)?.strip_prefix('/')).collect(),
         }
@@ -190,8 +204,22 @@ mod tests {
 
     /// Slots below `text`, imports of imports included; `filled` decides what is in a slot.
     fn slots(text: &str, filled: &[(&'static str, &'static str)]) -> Vec<&'static str> {
-        const ALL: &[&str] =
-            &["x", "quant", "reduce", "lanes", "kv", "epilogue", "bias", "act", "residual", "head_norm"];
+        const ALL: &[&str] = &[
+            "x",
+            "quant",
+            "reduce",
+            "lanes",
+            "kv",
+            "kv_store",
+            "fours",
+            "sinks",
+            "prologue",
+            "epilogue",
+            "bias",
+            "act",
+            "residual",
+            "head_norm",
+        ];
         let imports = text.lines().find_map(|line| line.strip_prefix("//! import")).unwrap_or_default();
         let mut found = Vec::new();
         for import in imports.split(',').map(str::trim) {
@@ -202,6 +230,8 @@ mod tests {
                 {
                     found.extend(slots(source(&format!("{slot}/{file}")), filled));
                 }
+            } else if !import.is_empty() {
+                found.extend(slots(source(&format!("lib/{import}")), filled));
             }
         }
         found
@@ -214,7 +244,7 @@ mod tests {
         match open {
             None => out.push(KernelKey { kernel, modules: filled, constants: constants() }),
             Some(slot) => {
-                for file in choices(slot) {
+                for file in choices(slot, &filled) {
                     let mut filled = filled.clone();
                     filled.push((slot, file));
                     variants(kernel, filled, out);
@@ -225,13 +255,15 @@ mod tests {
 
     fn constants() -> Vec<(&'static str, Constant)> {
         let sizes = ["K", "D", "ROWS", "HEAD_DIM", "N_ROT", "WG", "N_HEAD", "N_HEAD_KV", "SLICE", "SLICES"];
+        let lens = ["HEAD_LEN", "SQUARES_LEN", "FRESH_LEN", "QUERY_LEN", "WEIGHTS_LEN", "SPLIT", "MAX_SPLITS", "TILE"];
         let others = ["ROW0", "NEOX", "WINDOW", "Q_OFFSET", "K_OFFSET", "V_OFFSET"];
         let strides = ["Q_STRIDE", "K_STRIDE", "V_STRIDE"];
         let reals = ["EPS", "SCALE", "CAP", "SOFTCAP"];
-        let small = [("LANES", 4_u32), ("SUBGROUP", 8)];
+        let small = [("LANES", 4_u32), ("SUBGROUP", 8), ("TEAMS", 8), ("HEADS", 3), ("ROWS", 1), ("FOURS", 1)];
         sizes
             .iter()
             .chain(&strides)
+            .chain(&lens)
             .map(|name| (*name, Constant::from(64_u32)))
             .chain(others.iter().map(|name| (*name, Constant::from(0_u32))))
             .chain(reals.iter().map(|name| (*name, Constant::from(0.5_f32))))

@@ -159,7 +159,7 @@ impl Specimen {
             k = b.rms_norm("attn_k_norm", k, EPS);
         }
         let scale = 1.0 / (self.head_dim as f32).sqrt();
-        let options = AttentionOptions { scale, window, softcap: self.softcaps.map(|[cap, _]| cap) };
+        let options = AttentionOptions { scale, window, softcap: self.softcaps.map(|[cap, _]| cap), sinks: None };
         let a = b.attention(b.rope(q, rope), b.rope(k, rope), v, options);
         let x = self.add(b, x, b.matmul("attn_output", a, self.n_embd), "post_attention_norm");
 

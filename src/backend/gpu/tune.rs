@@ -31,10 +31,29 @@ pub(crate) fn reduction(caps: &Capabilities, width: usize) -> usize {
     (width / 4).next_power_of_two().clamp(32, most).max(subgroup(caps))
 }
 
-/// Invocations of an attention workgroup, which are positions and groups of four elements by turns.
-pub(crate) fn attention(caps: &Capabilities, head_dim: usize) -> usize {
+/// Invocations of an attention workgroup for single rows, and positions that it takes at a time.
+pub(crate) fn attention(caps: &Capabilities, head_dim: usize) -> (usize, usize) {
+    let least = if caps.software { 32 } else { 128 };
+    let wg = (head_dim / 4).next_power_of_two().max(least).max(subgroup(caps));
+    (wg, wg)
+}
+
+/// The same for tiles of rows.
+pub(crate) fn attention_tile(caps: &Capabilities, head_dim: usize) -> (usize, usize) {
     let least = if caps.software { 32 } else { 64 };
-    (head_dim / 4).next_power_of_two().max(least).max(subgroup(caps))
+    let wg = (head_dim / 4).next_power_of_two().max(least).max(subgroup(caps));
+    (wg, wg)
+}
+
+/// Rows of a tile, of which `heads` query heads are taken together.
+pub(crate) fn attention_rows(_caps: &Capabilities, heads: usize, head_dim: usize) -> usize {
+    let queries = if head_dim > 128 { 8 } else { 12 };
+    (queries / heads).max(1)
+}
+
+/// Positions of a split.
+pub(crate) fn attention_split(_caps: &Capabilities, n_ctx: usize) -> usize {
+    n_ctx.div_ceil(32).next_multiple_of(256)
 }
 
 /// Logits of a row that a workgroup looks at to choose a token: 8 workgroups for a vocabulary of 32,000, 64 for 262,144.

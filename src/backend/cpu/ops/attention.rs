@@ -19,6 +19,8 @@ pub(crate) struct Context<'a> {
     pub(crate) pages: &'a [u32],
     /// The row's position.
     pub(crate) pos: u32,
+    /// A logit beside the scores, which weighs no value.
+    pub(crate) sink: Option<f32>,
 }
 
 impl Context<'_> {
@@ -49,7 +51,7 @@ multiversion! {
         let page_of = |pos: usize| context.kv.head(spec.layer, context.pages[pos / PAGE_LEN], head_kv);
 
         // 1. Scores.
-        let mut max = f32::NEG_INFINITY;
+        let mut max = context.sink.unwrap_or(f32::NEG_INFINITY);
         for (score, pos) in scores.iter_mut().zip(start..end) {
             let (keys, _) = page_of(pos);
             *score = dot(q, &keys[pos % PAGE_LEN * dh..][..dh]) * spec.scale;
@@ -59,7 +61,7 @@ multiversion! {
             max = max.max(*score);
         }
         // 2. Their exponentials; the largest is taken off so that none overflows.
-        let mut sum = 0.0;
+        let mut sum = context.sink.map_or(0.0, |sink| (sink - max).exp());
         for score in scores.iter_mut() {
             *score = (*score - max).exp();
             sum += *score;

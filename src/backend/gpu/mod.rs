@@ -1,11 +1,13 @@
 //! The GPU back end: every op of a step in WGSL, dispatched through wgpu. The only folder that names wgpu.
 //!
-//! `device` opens an adapter; `fuse` turns a graph into nodes that one kernel each can do; `kernels` says which; `memory`
+//! `device` opens an adapter; `fuse` turns a graph into nodes that one kernel each can do; `kernels` says which, `matmul` and `matrix` for many rows; `memory`
 //! packs and uploads the weights; `shader` and `pipeline` link and compile; `program` holds it all and runs steps.
 
 mod device;
 mod fuse;
 mod kernels;
+mod matmul;
+mod matrix;
 mod memory;
 mod pipeline;
 mod program;
@@ -14,6 +16,7 @@ mod tune;
 
 pub use device::{AdapterInfo, AdapterKind, DeviceOptions, adapters};
 pub use kernels::KvFormat;
+pub use matrix::{Matrices, matrices};
 pub use program::{GpuProgram, compile};
 
 /// How to compile a graph for a GPU.

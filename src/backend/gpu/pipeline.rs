@@ -46,7 +46,8 @@ impl Pipelines {
     }
 }
 
-fn compile(device: &Device, checked: bool, key: &KernelKey) -> wgpu::ComputePipeline {
+/// Compiles one kernel, on the calling thread. Errors of the driver go where wgpu's do.
+pub(crate) fn compile(device: &Device, checked: bool, key: &KernelKey) -> wgpu::ComputePipeline {
     device.count();
     let (text, constants) = key.link();
     let label = key.to_string();

@@ -3,12 +3,12 @@
 //! There are four lists of calls: body and head (what runs over the step's rows, and over the output rows), each for one
 //! row and for many. A step writes its inputs, encodes one pass of two of these lists, submits once and reads back.
 
-use super::device::Device;
+use super::device::{Device, DeviceOptions};
 use super::fuse::{self, Fused};
 use super::kernels::{Bind, Call, Grid, KvFormat, Lower, Mode, Shape};
-use super::memory::{MatrixRef, WeightMemory};
+use super::memory::{self, MatrixRef, WeightMemory};
 use super::pipeline::Pipelines;
-use super::{Options, fuse::Node};
+use super::{Options, fuse::Node, matrix};
 use crate::backend::{Info, Limits, Memory, Output, PAGE_LEN, Program, Progress, Step, Want, Weights, check_step};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Rows, WeightRef};
@@ -76,8 +76,21 @@ pub fn compile(
     let fused = if options.fuse { fuse::fuse(graph, &same_format, max_bindings) } else { fuse::plain(graph) };
     let limits = fit_limits(&device, graph, &fused, limits)?;
     let (matrices, vectors) = used_weights(&fused);
+    let device = prove(device, &options.device, weights, &fused)?;
     let weights = WeightMemory::load(&device, weights, &matrices, &vectors, progress)?;
     Builder { device, graph, limits, fused, weights, options }.build()
+}
+
+/// The device, whose cooperative matrices were tested with the format of the first matmul.
+fn prove(device: Device, options: &DeviceOptions, weights: &dyn Weights, fused: &Fused) -> Result<Device> {
+    let first = fused.nodes.iter().find_map(|node| match node {
+        Node::MatMul { matrix, .. } => Some(&matrix.weights[0]),
+        _ => None,
+    });
+    match first {
+        Some(weight) => matrix::prove(device, options, memory::resolve(weights, weight)?.format),
+        None => Ok(device),
+    }
 }
 
 /// The limits, lowered to what fits one binding of the device.
@@ -506,6 +519,7 @@ impl Program for GpuProgram {
         Info {
             device: format!("{} ({})", self.device.info.name, self.device.info.backend),
             memory: self.memory,
+            notes: vec![self.device.matrices.clone()],
             counters: vec![("dispatches", dispatches), ("submits", submits), ("passes", passes), ("created", created)],
         }
     }

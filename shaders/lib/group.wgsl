@@ -3,6 +3,7 @@
 //! exports Group          the numbers, in order
 //!         group_dot      Σ a·b
 //!         group_sum      Σ a
+//!         group_most     max |a|
 //!         group_half     one f16 of a plane that has two in a word
 //!         group_nibbles, group_fives, group_sixes
 //!                        whole numbers of 4, 5 and 6 bits out of the planes that src/quant/planes.rs packs
@@ -30,6 +31,11 @@ fn group_dot(a: Group, b: Group) -> f32 {
 fn group_sum(a: Group) -> f32 {
     let s = ((a.v0 + a.v1) + (a.v2 + a.v3)) + ((a.v4 + a.v5) + (a.v6 + a.v7));
     return (s.x + s.y) + (s.z + s.w);
+}
+
+fn group_most(a: Group) -> f32 {
+    let m = max(max(max(abs(a.v0), abs(a.v1)), max(abs(a.v2), abs(a.v3))), max(max(abs(a.v4), abs(a.v5)), max(abs(a.v6), abs(a.v7))));
+    return max(max(m.x, m.y), max(m.z, m.w));
 }
 
 // Number `i` of a plane of f16, out of the word i / 2 of that plane.

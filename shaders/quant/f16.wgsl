@@ -1,7 +1,7 @@
 //! f16 — weights in IEEE half precision.
 //!
 //! w       [N / 8]  eight weights, two in a word
-//! exports quant_group, quant_dot
+//! exports quant_group, quant_dot, quant_bound
 //! import  group
 //! exact   yes
 //! cpu     src/quant/float.rs
@@ -22,6 +22,11 @@ fn quant_group(g: u32) -> Group {
 
 fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
     return group_dot(quant_group(g), x);
+}
+
+// No weight of group g is larger than this.
+fn quant_bound(g: u32) -> f32 {
+    return group_most(quant_group(g));
 }
 
 fn f16_four(a: u32, b: u32) -> vec4<f32> {

@@ -1,7 +1,7 @@
 //! f32 — weights as they are.
 //!
 //! w       [N / 4]  four weights
-//! exports quant_group, quant_dot
+//! exports quant_group, quant_dot, quant_bound
 //! import  group
 //! exact   the bits of the file
 //! cpu     src/quant/float.rs
@@ -15,4 +15,9 @@ fn quant_group(g: u32) -> Group {
 
 fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
     return group_dot(quant_group(g), x);
+}
+
+// No weight of group g is larger than this.
+fn quant_bound(g: u32) -> f32 {
+    return group_most(quant_group(g));
 }

@@ -2,7 +2,7 @@
 //!
 //! qs      [N / 32]   nibbles of a group
 //! d       [N / 64]   scales of two groups, f16
-//! exports quant_group, quant_dot
+//! exports quant_group, quant_dot, quant_bound
 //! import  group
 //! exact   quant_group has the bits of the CPU; quant_dot scales and offsets once a group
 //! cpu     src/quant/q4_0.rs
@@ -21,4 +21,9 @@ fn quant_group(g: u32) -> Group {
 
 fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
     return group_half(w_d[g >> 1u], g) * (group_dot(group_nibbles(w_qs[g]), x) - 8.0 * x_sum);
+}
+
+// No weight of group g is larger than this.
+fn quant_bound(g: u32) -> f32 {
+    return abs(8.0 * group_half(w_d[g >> 1u], g));
 }

@@ -2,7 +2,7 @@
 //!
 //! qs      [N / 32]   nibbles of a group
 //! dm      [N / 32]   scale and offset of a group, f16
-//! exports quant_group, quant_dot
+//! exports quant_group, quant_dot, quant_bound
 //! import  group
 //! exact   quant_group has the bits of the CPU where the driver does not fuse d · q + m; quant_dot scales once a group
 //! cpu     src/quant/q4_1.rs
@@ -23,4 +23,10 @@ fn quant_group(g: u32) -> Group {
 fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
     let dm = unpack2x16float(w_dm[g]);
     return dm.x * group_dot(group_nibbles(w_qs[g]), x) + dm.y * x_sum;
+}
+
+// No weight of group g is larger than this.
+fn quant_bound(g: u32) -> f32 {
+    let dm = unpack2x16float(w_dm[g]);
+    return max(abs(dm.y), abs(15.0 * dm.x + dm.y));
 }

@@ -3,7 +3,7 @@
 //! qs      [N / 32]   nibbles of a group
 //! qh      [N / 32]   fifth bits of a group
 //! head    [N / 256]  d and dmin, f16, and 12 bytes of scales and mins, as in the file
-//! exports quant_group, quant_dot
+//! exports quant_group, quant_dot, quant_bound
 //! import  group
 //! exact   quant_group has the bits of the CPU where the driver does not fuse; quant_dot scales once a group
 //! cpu     src/quant/q5_k.rs
@@ -25,6 +25,12 @@ fn quant_group(g: u32) -> Group {
 fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
     let dm = q5_k_scale(g);
     return dm.x * group_dot(group_fives(w_qs[g], w_qh[g]), x) - dm.y * x_sum;
+}
+
+// No weight of group g is larger than this.
+fn quant_bound(g: u32) -> f32 {
+    let dm = q5_k_scale(g);
+    return max(abs(dm.y), abs(31.0 * dm.x - dm.y));
 }
 
 // d · scale and dmin · min of group g. Byte j (< 4) of the three words has: bits 0-5 of scale j, and above them bits 4-5

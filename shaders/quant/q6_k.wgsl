@@ -4,7 +4,7 @@
 //! qh      [N / 32]   fifth and sixth bits of a group
 //! sc      [N / 64]   scales of the four sub-blocks of two groups, signed bytes
 //! d       [N / 512]  scales of two super-blocks, f16
-//! exports quant_group, quant_dot
+//! exports quant_group, quant_dot, quant_bound
 //! import  group
 //! exact   quant_group has the bits of the CPU; quant_dot scales once a sub-block
 //! cpu     src/quant/q6_k.rs
@@ -31,6 +31,12 @@ fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
     let b = q.v4 * x.v4 + q.v5 * x.v5 + q.v6 * x.v6 + q.v7 * x.v7 - 32.0 * ((x.v4 + x.v5) + (x.v6 + x.v7));
     let s = d.x * a + d.y * b;
     return (s.x + s.y) + (s.z + s.w);
+}
+
+// No weight of group g is larger than this.
+fn quant_bound(g: u32) -> f32 {
+    let d = abs(32.0 * q6_k_scale(g));
+    return max(d.x, d.y);
 }
 
 // d · scale of the two sub-blocks of group g.

@@ -2,7 +2,7 @@
 //!
 //! qs      [N / 16]  two for a group: byte i is q of weight i, signed
 //! d       [N / 64]  scales of two groups, f16
-//! exports quant_group, quant_dot
+//! exports quant_group, quant_dot, quant_bound
 //! import  group
 //! exact   quant_group has the bits of the CPU; quant_dot scales once a group
 //! cpu     src/quant/q8_0.rs
@@ -18,6 +18,11 @@ fn quant_group(g: u32) -> Group {
 
 fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
     return group_half(w_d[g >> 1u], g) * group_dot(q8_0_quants(g), x);
+}
+
+// No weight of group g is larger than this.
+fn quant_bound(g: u32) -> f32 {
+    return abs(128.0 * group_half(w_d[g >> 1u], g));
 }
 
 // The quants of group g, whole numbers.

@@ -121,6 +121,8 @@ pub struct Info {
     pub device: String,
     /// Held memory.
     pub memory: Memory,
+    /// What the device could do but does not, or does after a test, for people.
+    pub notes: Vec<String>,
     /// Named like a counter of the last step, for tests and profiles: `dispatches`, `submits`, `passes`, `created`.
     pub counters: Vec<(&'static str, u64)>,
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use comfy_table::{Table, presets};
 use halfbyte::Result;
-use halfbyte::backend::gpu::{AdapterInfo, AdapterKind, adapters};
+use halfbyte::backend::gpu::{AdapterInfo, AdapterKind, DeviceOptions, adapters, matrices};
 use halfbyte::engine::{Choice, Device, available_bytes, choose, default_threads};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
@@ -79,6 +79,7 @@ fn to_json(adapters: &[AdapterInfo], choice: &Choice) -> String {
             "max_binding_bytes": a.max_binding_bytes,
             "subgroup_sizes": a.subgroups.map(|(min, max)| [min, max]),
             "f16": a.f16,
+            "matrices": a.matrix_side.map(|_| matrix_note(a)),
         })
     };
     let json = json!({
@@ -108,5 +109,12 @@ fn features(adapter: &AdapterInfo) -> Vec<String> {
     let subgroups = adapter.subgroups.map(|(min, max)| {
         if min == max { format!("subgroups of {min}") } else { format!("subgroups of {min} to {max}") }
     });
-    subgroups.into_iter().chain(adapter.f16.then(|| "f16".to_owned())).collect()
+    let matrices = adapter.matrix_side.map(|_| matrix_note(adapter));
+    subgroups.into_iter().chain(adapter.f16.then(|| "f16".to_owned())).chain(matrices).collect()
+}
+
+/// Whether the adapter's cooperative matrices are used, which is found out by multiplying on it.
+fn matrix_note(adapter: &AdapterInfo) -> String {
+    let options = DeviceOptions { name: Some(adapter.name.clone()), ..DeviceOptions::default() };
+    matrices(&options).unwrap_or_else(|error| error.to_string())
 }

@@ -94,6 +94,7 @@ mod tests {
             max_buffer_bytes: 1 << 28,
             subgroups: None,
             f16: false,
+            matrix_side: None,
         }
     }
 

@@ -3,6 +3,8 @@
 //! A case is a graph of a few ops over random weights. Inputs come through the graph's own embedding table in F32, so
 //! that any row can be the input of any op; the same graph then runs on both back ends.
 
+mod matrices;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -128,7 +130,10 @@ fn variants() -> Vec<(&'static str, gpu::Options)> {
     bare.device.subgroups = false;
     bare.device.f16 = false;
     bare.device.mapped = false;
-    vec![("fused", all), ("plain", plain), ("no subgroups, no f16", bare)]
+    let mut hardware = all.clone();
+    hardware.device.as_hardware = true;
+    hardware.device.matrices = gpu::Matrices::Off;
+    vec![("fused", all), ("plain", plain), ("no subgroups, no f16", bare), ("kernels of hardware", hardware)]
 }
 
 /// y = W·x for one row and several, W of every format; tails of every kind for one of them.

@@ -222,7 +222,7 @@ impl Program for CpuProgram {
             scratch_bytes: (self.values.bytes() + angles.sum::<usize>() + per_thread + rounded) as u64,
         };
         let threads = if self.threads == 1 { "thread" } else { "threads" };
-        Info { device: format!("CPU ({} {threads})", self.threads), memory, counters: Vec::new() }
+        Info { device: format!("CPU ({} {threads})", self.threads), memory, notes: Vec::new(), counters: Vec::new() }
     }
 }
 

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::matrix::{self, Matrices, MatrixUnit};
 use crate::error::{Error, Result};
 
 /// What kind of hardware an adapter is, best first.
@@ -40,6 +41,9 @@ pub struct AdapterInfo {
     pub subgroups: Option<(u32, u32)>,
     /// Whether shaders can compute with f16.
     pub f16: bool,
+    /// Rows and columns of the cooperative matrices that it offers, of f16 with f32 sums. Whether they are right is found
+    /// out by [`matrices`](super::matrices).
+    pub matrix_side: Option<u32>,
 }
 
 /// All adapters, best first: discrete, integrated, other, software.
@@ -85,6 +89,7 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
             .contains(wgpu::Features::SUBGROUP)
             .then_some((info.subgroup_min_size, info.subgroup_max_size)),
         f16: features.contains(wgpu::Features::SHADER_F16),
+        matrix_side: matrix::offered(adapter),
     }
 }
 
@@ -107,6 +112,8 @@ pub(crate) struct Capabilities {
     pub software: bool,
     /// Whether buffers that shaders read can be written by the CPU where they lie, in memory that both share.
     pub mapped: bool,
+    /// Cooperative matrices that may be used.
+    pub matrix: Option<MatrixUnit>,
 }
 
 impl Capabilities {
@@ -114,6 +121,7 @@ impl Capabilities {
     pub(crate) const LEAST: Self = Self {
         max_bindings: 8,
         mapped: false,
+        matrix: None,
         subgroup: None,
         f16: false,
         max_binding_bytes: 128 << 20,
@@ -132,6 +140,10 @@ pub struct DeviceOptions {
     pub subgroups: bool,
     /// Whether f16 shader arithmetic may be used where there is any.
     pub f16: bool,
+    /// Whether cooperative matrices may be used where there are any.
+    pub matrices: Matrices,
+    /// Whether a software adapter runs the kernels that hardware does, slower: for tests.
+    pub as_hardware: bool,
     /// Bound on a storage binding, below the adapter's own.
     pub max_binding_bytes: Option<u64>,
     /// Whether weights may be written where they lie, where the CPU shares the memory, instead of being copied there.
@@ -140,7 +152,15 @@ pub struct DeviceOptions {
 
 impl Default for DeviceOptions {
     fn default() -> Self {
-        Self { name: None, subgroups: true, f16: true, max_binding_bytes: None, mapped: true }
+        Self {
+            name: None,
+            subgroups: true,
+            f16: true,
+            matrices: Matrices::Auto,
+            as_hardware: false,
+            max_binding_bytes: None,
+            mapped: true,
+        }
     }
 }
 
@@ -159,6 +179,8 @@ pub(crate) struct Device {
     pub caps: Capabilities,
     /// Name of this device's file of compiled pipelines, where the driver gives them out.
     pub cache_key: Option<String>,
+    /// What became of its cooperative matrices, for people.
+    pub matrices: String,
     faults: Arc<Faults>,
     created: AtomicU64,
 }
@@ -189,12 +211,17 @@ impl Device {
         if options.mapped && matches!(info.kind, AdapterKind::Integrated | AdapterKind::Software) {
             features |= wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;
         }
+        let (matrix, matrices) = matrix::choose(adapter, info, options);
+        if matrix.is_some() {
+            features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        }
         let features = features & adapter.features();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("halfbyte"),
             required_features: features,
             required_limits: adapter.limits(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
+            experimental_features: matrix::experimental(matrix),
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
@@ -211,7 +238,8 @@ impl Device {
             offset_alignment: u64::from(
                 limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment).max(256),
             ),
-            software: info.kind == AdapterKind::Software,
+            software: info.kind == AdapterKind::Software && !options.as_hardware,
+            matrix,
             mapped: features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
         };
         let cache_key = wgpu::util::pipeline_cache_key(&adapter.get_info());
@@ -227,7 +255,7 @@ impl Device {
                 lock(&collected.lost).get_or_insert(format!("{reason:?}: {message}"));
             }
         });
-        Ok(Self { device, queue, info: info.clone(), caps, cache_key, faults, created: AtomicU64::new(0) })
+        Ok(Self { device, queue, info: info.clone(), caps, cache_key, matrices, faults, created: AtomicU64::new(0) })
     }
 
     /// What went wrong since the device was opened, if anything did. A device does not recover.

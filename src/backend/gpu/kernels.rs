@@ -7,6 +7,7 @@ use super::attention::Visible;
 use super::device::Capabilities;
 use super::fuse::{Epilogue, Fused, Node, View};
 use super::kv::KvFormat;
+use super::matmul;
 use super::memory::{GROUP, MatrixRef, WeightMemory};
 use super::shader::{Constant, KernelKey};
 use super::tune;
@@ -217,11 +218,12 @@ impl Lower<'_> {
                 let (lanes, wg) = tune::matvec(self.caps, row_len / GROUP);
                 (wg, lanes)
             }
-            Mode::Many => (tune::MATMUL, 1),
+            Mode::Many => (0, 1),
         };
+        let many = matmul::many(self.caps);
         for (part, piece) in matrix.parts.iter().enumerate() {
             let m = piece.rows.len();
-            let constants = vec![("WG", wg.into()), ("LANES", lanes.into())];
+            let mut constants = vec![("WG", wg.into()), ("LANES", lanes.into())];
             let shape = Shape {
                 m: m as u32,
                 groups: (row_len / GROUP) as u32,
@@ -230,11 +232,11 @@ impl Lower<'_> {
                 section: u32::from(self.fused.tensors[y].rows == Rows::Output),
             };
             let x_module = if tune::x_is_shared(self.caps, lanes) { "shared" } else { "direct" };
-            let mut modules = vec![
-                ("x", x_module),
-                ("quant", matrix.format.name),
-                ("bias", if bias.is_empty() { "none" } else { "vector" }),
-            ];
+            let mut modules =
+                vec![("quant", matrix.format.name), ("bias", if bias.is_empty() { "none" } else { "vector" })];
+            if mode == Mode::One || many.has_x {
+                modules.push(("x", x_module));
+            }
             let mut binds = vec![(0, Bind::Tensor(x)), (1, Bind::Tensor(y)), (5, Bind::Shape(shape))];
             match epilogue {
                 Epilogue::Store => modules.push(("epilogue", "store")),
@@ -254,7 +256,9 @@ impl Lower<'_> {
                 }
                 Mode::Many => {
                     binds.push((4, Bind::Step));
-                    ("matmul", Grid::PerRows { x: m.div_ceil(2 * wg) as u32, rows_each: 6 })
+                    constants.clone_from(&many.constants);
+                    let [tile_m, tile_t] = many.tile;
+                    (many.kernel, Grid::PerRows { x: m.div_ceil(tile_m) as u32, rows_each: tile_t as u32 })
                 }
             };
             let key = KernelKey { kernel, modules, constants };

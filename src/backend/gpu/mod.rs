@@ -1,8 +1,8 @@
 //! The GPU back end: every op of a step in WGSL, dispatched through wgpu. The only folder that names wgpu.
 //!
-//! `device` opens an adapter; `fuse` turns a graph into nodes that one kernel each can do; `kernels` says which (`attention` for
-//! attention); `memory` plans where everything lies and `upload` packs the weights into it; `shader` links, `bindings` lays out and `pipeline`
-//! compiles in the background, with `cache` on disk; `program` holds it all and runs steps. `inventory` lists the kernels
+//! `device` opens an adapter; `fuse` turns a graph into nodes that one kernel each can do; `kernels` says which, `attention`
+//! and `matmul` with `matrix` for the larger ones; `memory` plans where everything lies and `upload` packs the weights into it;
+//! `shader` links, `bindings` lays out and `pipeline` compiles in the background, with `cache` on disk; `program` holds it all and runs steps. `inventory` lists the kernels
 //! that programs are made of, for `specimens` of models or for a given one. `choose` and `readback` bring results of steps.
 
 mod attention;
@@ -14,6 +14,8 @@ mod fuse;
 mod inventory;
 mod kernels;
 mod kv;
+mod matmul;
+mod matrix;
 mod memory;
 mod pipeline;
 mod program;
@@ -28,6 +30,7 @@ use std::path::PathBuf;
 pub use device::{AdapterInfo, AdapterKind, DeviceOptions, adapters};
 pub use inventory::{Compiler, Kernel, Turn, kernels};
 pub use kv::KvFormat;
+pub use matrix::{Matrices, matrices};
 pub use program::{GpuProgram, compile};
 
 /// How to compile a graph for a GPU.

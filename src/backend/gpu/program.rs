@@ -7,14 +7,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::attention;
-use super::device::Device;
+use super::device::{Device, DeviceOptions};
 use super::fuse::{self, Fused};
 use super::kernels::{Bind, Call, Grid, Lower, Mode, Shape};
 use super::kv::KvFormat;
-use super::memory::{MatrixRef, WeightMemory};
+use super::memory::{self, MatrixRef, WeightMemory};
 use super::pipeline::{Kernel, Pipelines};
 use super::readback::{MAX_IN_FLIGHT, Readback};
-use super::{Options, fuse::Node};
+use super::{Options, fuse::Node, matrix};
 use crate::backend::{
     Info, Limits, Memory, Output, PAGE_LEN, Plan, Program, Progress, Row, Step, Ticket, Want, Weights, check_step,
 };
@@ -78,10 +78,11 @@ pub fn compile(
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<GpuProgram> {
-    let device = Arc::new(Device::open(&options.device)?);
+    let device = Device::open(&options.device)?;
     let fused = fused(graph, weights, device.caps.max_bindings as usize, options.fuse);
     let limits = fit_limits(&device, graph, &fused, limits)?;
     let (matrices, vectors) = used_weights(&fused);
+    let device = Arc::new(prove(device, &options.device, weights, &fused)?);
     let memory = WeightMemory::plan(&device.caps, &device.info.name, weights, &matrices, &vectors)?;
     Builder { device, graph, limits, fused, weights: memory, options }.build(weights, progress)
 }
@@ -93,6 +94,18 @@ pub(super) fn fused(graph: &Graph, weights: &dyn Weights, max_bindings: usize, f
         _ => false,
     };
     if fuse { fuse::fuse(graph, &same_format, max_bindings) } else { fuse::plain(graph) }
+}
+
+/// The device, whose cooperative matrices were tested with the format of the first matmul.
+fn prove(device: Device, options: &DeviceOptions, weights: &dyn Weights, fused: &Fused) -> Result<Device> {
+    let first = fused.nodes.iter().find_map(|node| match node {
+        Node::MatMul { matrix, .. } => Some(&matrix.weights[0]),
+        _ => None,
+    });
+    match first {
+        Some(weight) => matrix::prove(device, options, memory::resolve(weights, weight)?.format),
+        None => Ok(device),
+    }
 }
 
 /// The limits, lowered to what fits one binding of the device.
@@ -578,6 +591,7 @@ impl Program for GpuProgram {
         Info {
             device: format!("{} ({})", self.device.info.name, self.device.info.backend),
             memory: self.memory,
+            notes: vec![self.device.matrices.clone()],
             counters: vec![("dispatches", dispatches), ("submits", submits), ("passes", passes), ("created", created)],
         }
     }

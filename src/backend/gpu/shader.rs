@@ -48,6 +48,7 @@ sources![
     "lib/candidate",
     "lib/draw",
     "lib/group",
+    "lib/halves",
     "lib/page",
     "lib/row",
     "lib/select",
@@ -56,6 +57,9 @@ sources![
     "lib/turn",
     "lib/visible",
     "matmul",
+    "matmul_coop16",
+    "matmul_coop8",
+    "matmul_tiled",
     "matvec",
     "output_rows",
     "prologue/fold",
@@ -254,7 +258,7 @@ mod tests {
     }
 
     fn constants() -> Vec<(&'static str, Constant)> {
-        let sizes = ["K", "D", "ROWS", "HEAD_DIM", "N_ROT", "WG", "N_HEAD", "N_HEAD_KV", "SLICE", "SLICES"];
+        let sizes = ["K", "D", "X_LEN", "ROWS", "HEAD_DIM", "N_ROT", "WG", "N_HEAD", "N_HEAD_KV", "SLICE", "SLICES"];
         let lens = ["HEAD_LEN", "SQUARES_LEN", "FRESH_LEN", "QUERY_LEN", "WEIGHTS_LEN", "SPLIT", "MAX_SPLITS", "TILE"];
         let others = ["ROW0", "NEOX", "WINDOW", "Q_OFFSET", "K_OFFSET", "V_OFFSET"];
         let strides = ["Q_STRIDE", "K_STRIDE", "V_STRIDE"];
@@ -283,7 +287,8 @@ mod tests {
                 .unwrap_or_else(|e| panic!("{key} {:?}: {}", key.modules, e.emit_to_string(&text)));
             let capabilities = naga::valid::Capabilities::SUBGROUP
                 | naga::valid::Capabilities::SHADER_FLOAT16
-                | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+                | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32
+                | naga::valid::Capabilities::COOPERATIVE_MATRIX;
             let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
             let info = validator.validate(&module).unwrap_or_else(|e| panic!("{key} {:?}: {e:?}", key.modules));
             let values = constants.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

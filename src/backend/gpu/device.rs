@@ -116,12 +116,31 @@ pub struct DeviceOptions {
     pub f16: bool,
     /// Bound on a storage binding, below the adapter's own.
     pub max_binding_bytes: Option<u64>,
+    /// Whether the driver checks what shaders access, where it can.
+    pub robust: bool,
 }
 
 impl Default for DeviceOptions {
     fn default() -> Self {
-        Self { name: None, subgroups: true, f16: true, max_binding_bytes: None }
+        Self { name: None, subgroups: true, f16: true, max_binding_bytes: None, robust: false }
     }
+}
+
+#[cfg_attr(any(target_vendor = "apple", target_arch = "wasm32"), expect(unused_variables, reason = "Vulkan's"))]
+fn open_adapter(
+    adapter: &wgpu::Adapter,
+    descriptor: &wgpu::DeviceDescriptor<'_>,
+    robust: bool,
+) -> Result<(wgpu::Device, wgpu::Queue), String> {
+    #[cfg(not(any(target_vendor = "apple", target_arch = "wasm32")))]
+    if !robust {
+        // SAFETY: the shaders are our own, and index within what is bound; a test runs whole models with and without
+        // checks, and compares.
+        if let Some(opened) = unsafe { super::vulkan::open_without_robustness(adapter, descriptor) } {
+            return opened;
+        }
+    }
+    pollster::block_on(adapter.request_device(descriptor)).map_err(|e| e.to_string())
 }
 
 /// What the callbacks of a device have collected.
@@ -170,8 +189,8 @@ impl Device {
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-            .map_err(|e| Error::Gpu { adapter: info.name.clone(), what: e.to_string() })?;
+        let (device, queue) = open_adapter(adapter, &descriptor, options.robust)
+            .map_err(|what| Error::Gpu { adapter: info.name.clone(), what })?;
 
         let limits = adapter.limits();
         let binding = limits.max_storage_buffer_binding_size.min(options.max_binding_bytes.unwrap_or(u64::MAX));

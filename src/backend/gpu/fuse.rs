@@ -5,6 +5,7 @@
 //! epilogue applies the activation; a residual is added by the matmul or the norm before it. Nothing is fused when
 //! tensors are to be kept, so that each value of the graph exists.
 
+use super::fold::Fold;
 use super::memory::{MatrixRef, Order};
 use crate::graph::{Activation, AttentionSpec, Graph, Op, Rows, ValueId, WeightRef};
 
@@ -108,7 +109,7 @@ pub(crate) enum Node {
 }
 
 impl Node {
-    /// Tensors read, then the one written.
+    /// Tensors read, then the one written (a fold adds to these).
     pub(crate) fn tensors(&self) -> (Vec<usize>, Option<usize>) {
         match self {
             Node::Embed { y, .. } => (vec![], Some(*y)),
@@ -130,6 +131,8 @@ impl Node {
 pub(crate) struct Fused {
     pub nodes: Vec<Node>,
     pub tensors: Vec<Tensor>,
+    /// Norms that a step of one row leaves to their neighbours; see `fold`.
+    pub folds: Vec<Fold>,
     /// The tensor that holds the logits.
     pub logits: usize,
 }

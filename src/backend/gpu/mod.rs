@@ -11,6 +11,8 @@ mod pipeline;
 mod program;
 mod shader;
 mod tune;
+#[cfg(not(any(target_vendor = "apple", target_arch = "wasm32")))]
+mod vulkan;
 
 pub use device::{AdapterInfo, AdapterKind, DeviceOptions, adapters};
 pub use kernels::KvFormat;

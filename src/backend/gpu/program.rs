@@ -129,26 +129,34 @@ fn assign_slots(fused: &Fused, keep: bool) -> (Vec<usize>, Vec<(Rows, usize)>) {
     let mut last = vec![0; fused.tensors.len()];
     for (i, node) in fused.nodes.iter().enumerate() {
         let (reads, writes) = node.tensors();
-        for tensor in reads.into_iter().chain(writes) {
+        for tensor in reads.into_iter().chain(writes).chain(fused.written(i)) {
             last[tensor] = i;
+            // Of one row, what reads a folded norm reads its sums, and what reads picked rows reads all rows.
+            if let Some(fold) = fused.folds.iter().find(|fold| fused.nodes[fold.norm].tensors().1 == Some(tensor)) {
+                last[fold.parts] = i;
+            }
         }
     }
     last[fused.logits] = usize::MAX;
     let mut slots: Vec<(Rows, usize)> = Vec::new();
     let mut of = vec![usize::MAX; fused.tensors.len()];
     let mut free_after: Vec<usize> = Vec::new();
-    for (i, node) in fused.nodes.iter().enumerate() {
-        let Some(y) = node.tensors().1 else { continue };
-        let kind = (fused.tensors[y].rows, fused.tensors[y].width);
-        // A tensor that node i reads for the last time is still bound while i writes.
-        let reuse = (0..slots.len()).find(|&s| !keep && slots[s] == kind && free_after[s] < i);
-        let slot = reuse.unwrap_or_else(|| {
-            slots.push(kind);
-            free_after.push(0);
-            slots.len() - 1
-        });
-        free_after[slot] = last[y];
-        of[y] = slot;
+    for i in 0..fused.nodes.len() {
+        for y in fused.written(i) {
+            if of[y] != usize::MAX {
+                continue;
+            }
+            let kind = (fused.tensors[y].rows, fused.tensors[y].width);
+            // A tensor that node i reads for the last time is still bound while i writes.
+            let reuse = (0..slots.len()).find(|&s| !keep && slots[s] == kind && free_after[s] < i);
+            let slot = reuse.unwrap_or_else(|| {
+                slots.push(kind);
+                free_after.push(0);
+                slots.len() - 1
+            });
+            free_after[slot] = last[y];
+            of[y] = slot;
+        }
     }
     (of, slots)
 }

@@ -6,7 +6,7 @@
 //! grid    (ceil(K / 32 / WG), T) workgroups
 //! group   an invocation takes one group of 32 numbers
 //! const   K, SCALE, ROW0, ROWS, WG
-//! import  group, quant, row, token
+//! import  group, quant, row, token, fold
 //! tail    tokens outside of the part are left to the other parts; groups ≥ K / 32 are not read or written
 //! exact   the same bits as the CPU where SCALE is 1
 //! cpu     src/backend/cpu/ops/embed.rs
@@ -25,17 +25,24 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i
     let groups = K / 32u;
     let g = id.x * WG + i;
     let token = row_token(rows[id.y]);
-    if g >= groups || token < ROW0 || token - ROW0 >= ROWS {
-        return;
+    if g < groups && token >= ROW0 && token - ROW0 < ROWS {
+        let w = quant_group((token - ROW0) * groups + g);
+        let at = (id.y * groups + g) * 8u;
+        put(at, w.v0);
+        put(at + 1u, w.v1);
+        put(at + 2u, w.v2);
+        put(at + 3u, w.v3);
+        put(at + 4u, w.v4);
+        put(at + 5u, w.v5);
+        put(at + 6u, w.v6);
+        put(at + 7u, w.v7);
     }
-    let w = quant_group((token - ROW0) * groups + g);
-    let at = (id.y * groups + g) * 8u;
-    y[at] = w.v0 * SCALE;
-    y[at + 1u] = w.v1 * SCALE;
-    y[at + 2u] = w.v2 * SCALE;
-    y[at + 3u] = w.v3 * SCALE;
-    y[at + 4u] = w.v4 * SCALE;
-    y[at + 5u] = w.v5 * SCALE;
-    y[at + 6u] = w.v6 * SCALE;
-    y[at + 7u] = w.v7 * SCALE;
+    fold_finish(id.x, i);
+}
+
+fn put(at: u32, v: vec4<f32>) {
+    let e = v * SCALE;
+    y[at] = e;
+    fold_take(4u * at, e.xy, vec2<bool>(true));
+    fold_take(4u * at + 2u, e.zw, vec2<bool>(true));
 }

@@ -8,5 +8,5 @@
 
 fn bias2(row: u32) -> vec2<f32> {
     let i = shape.y_offset + row;
-    return vec2<f32>(bias[i], bias[min(i + 1u, shape.y_offset + shape.m - 1u)]);
+    return vec2<f32>(bias[i], bias[min(i + 1u, arrayLength(&bias) - 1u)]);
 }

@@ -1,12 +1,13 @@
 //! group — 32 consecutive numbers of a row, the unit in which kernels read weights and activations.
 //!
 //! exports Group          the numbers, in order
-//!         group_dot      Σ a·b
-//!         group_sum      Σ a
+//!         group_fma      s + Σ of four products
+//!         group_sums     Σ of four numbers, and of four others
 //!         group_most     max |a|
-//!         group_half     one f16 of a plane that has two in a word
-//!         group_nibbles, group_fives, group_sixes
+//!         Bytes          32 bytes, in order
+//!         bytes_nibbles, bytes_fives, bytes_sixes
 //!                        whole numbers of 4, 5 and 6 bits out of the planes that src/quant/planes.rs packs
+//!         group_of       the bytes as numbers
 //! tail    none: rows are whole groups
 //! exact   yes, f16 denormals included; the sums add in this order, and may be fused
 //! cpu     src/quant/planes.rs
@@ -22,15 +23,12 @@ struct Group {
     v7: vec4<f32>,
 }
 
-fn group_dot(a: Group, b: Group) -> f32 {
-    // Four sums side by side rather than eight dot products: no chain is longer, and fewer additions.
-    let s = a.v0 * b.v0 + a.v1 * b.v1 + a.v2 * b.v2 + a.v3 * b.v3 + a.v4 * b.v4 + a.v5 * b.v5 + a.v6 * b.v6 + a.v7 * b.v7;
-    return (s.x + s.y) + (s.z + s.w);
+fn group_fma(a: vec4<f32>, b: vec4<f32>, s: f32) -> f32 {
+    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, s))));
 }
 
-fn group_sum(a: Group) -> f32 {
-    let s = ((a.v0 + a.v1) + (a.v2 + a.v3)) + ((a.v4 + a.v5) + (a.v6 + a.v7));
-    return (s.x + s.y) + (s.z + s.w);
+fn group_sums(low: vec4<f32>, high: vec4<f32>) -> vec2<f32> {
+    return vec2<f32>((low.x + low.y) + (low.z + low.w), (high.x + high.y) + (high.z + high.w));
 }
 
 fn group_most(a: Group) -> f32 {
@@ -38,41 +36,39 @@ fn group_most(a: Group) -> f32 {
     return max(max(m.x, m.y), max(m.z, m.w));
 }
 
-// Number `i` of a plane of f16, out of the word i / 2 of that plane.
-fn group_half(word: u32, i: u32) -> f32 {
-    return unpack2x16float(word >> ((i & 1u) << 4u)).x;
+struct Bytes {
+    low: vec4<u32>,
+    high: vec4<u32>,
 }
 
-// Low nibbles are weights 0 to 15, high ones 16 to 31.
-fn group_nibbles(nibbles: vec4<u32>) -> Group {
-    return group_of_bytes(group_low(nibbles), group_high(nibbles));
+// Low nibbles of word k are weights 8k to 8k + 3, high ones 8k + 4 to 8k + 7.
+fn bytes_nibbles(w: vec4<u32>) -> Bytes {
+    let even = w & vec4<u32>(0x0f0f0f0fu);
+    let odd = (w >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
+    return Bytes(vec4<u32>(even.x, odd.x, even.y, odd.y), vec4<u32>(even.z, odd.z, even.w, odd.w));
 }
 
 // Bit k of the four bytes of `fifths` belongs to weights 4k to 4k + 3.
-fn group_fives(nibbles: vec4<u32>, fifths: u32) -> Group {
+fn bytes_fives(nibbles: vec4<u32>, fifths: u32) -> Bytes {
     let low = vec4<u32>(fifths << 4u, fifths << 3u, fifths << 2u, fifths << 1u) & vec4<u32>(0x10101010u);
     let high = vec4<u32>(fifths, fifths >> 1u, fifths >> 2u, fifths >> 3u) & vec4<u32>(0x10101010u);
-    return group_of_bytes(group_low(nibbles) | low, group_high(nibbles) | high);
+    let w = bytes_nibbles(nibbles);
+    return Bytes(w.low | low, w.high | high);
 }
 
 // Bits 2k and 2k + 1 of the four bytes of `fifths.x` belong to weights 4k to 4k + 3, of `fifths.y` to 16 more.
-fn group_sixes(nibbles: vec4<u32>, fifths: vec2<u32>) -> Group {
+fn bytes_sixes(nibbles: vec4<u32>, fifths: vec2<u32>) -> Bytes {
     let a = fifths.x;
     let b = fifths.y;
     let low = vec4<u32>(a << 4u, a << 2u, a, a >> 2u) & vec4<u32>(0x30303030u);
     let high = vec4<u32>(b << 4u, b << 2u, b, b >> 2u) & vec4<u32>(0x30303030u);
-    return group_of_bytes(group_low(nibbles) | low, group_high(nibbles) | high);
+    let w = bytes_nibbles(nibbles);
+    return Bytes(w.low | low, w.high | high);
 }
 
-fn group_low(w: vec4<u32>) -> vec4<u32> {
-    return w & vec4<u32>(0x0f0f0f0fu);
-}
-
-fn group_high(w: vec4<u32>) -> vec4<u32> {
-    return (w >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
-}
-
-fn group_of_bytes(a: vec4<u32>, b: vec4<u32>) -> Group {
+fn group_of(w: Bytes) -> Group {
+    let a = w.low;
+    let b = w.high;
     return Group(
         vec4<f32>(unpack4xU8(a.x)), vec4<f32>(unpack4xU8(a.y)), vec4<f32>(unpack4xU8(a.z)), vec4<f32>(unpack4xU8(a.w)),
         vec4<f32>(unpack4xU8(b.x)), vec4<f32>(unpack4xU8(b.y)), vec4<f32>(unpack4xU8(b.z)), vec4<f32>(unpack4xU8(b.w)),

@@ -14,6 +14,12 @@ struct Shape {
     y_offset: u32,
     /// Which count of `step` tells the rows of x.
     section: u32,
+    /// Sums of squares that the factor on the results is made of.
+    parts: u32,
+    /// Where the sums of squares of this binding's rows begin.
+    first_part: u32,
+    /// Weight rows of the second matrix, where there are two.
+    m2: u32,
 }
 
 @group(0) @binding(5) var<uniform> shape: Shape;

@@ -1,6 +1,6 @@
-//! fold — one row whose queries and key come as the matmul made them: normalized, rotated, and its key and value stored
-//!        by the workgroup that owns the row's position, which takes them from workgroup memory meanwhile.
+//! fold — one row whose queries and key come as the matmul made them: they are normalized and rotated here.
 //!
+//! note     the workgroup that owns the row's position stores its key and value, and takes them from workgroup memory
 //! exports  FOLDED         whether the row's own key and value are not in the cache yet
 //!          prologue       fills `query`, and stores key and value if `is_owner`
 //!          own_score      query m with the row's own key;  own_value  four elements of its value

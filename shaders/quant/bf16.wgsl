@@ -1,7 +1,7 @@
 //! bf16 — weights in the upper halves of f32.
 //!
 //! w       [N / 8]  eight weights, two in a word
-//! exports quant_group, quant_dot, quant_bound
+//! exports quant_group, quant_read, quant_step, quant_half, quant_rest, quant_add, quant_bound
 //! import  group
 //! exact   yes
 //! cpu     src/quant/float.rs
@@ -20,8 +20,27 @@ fn quant_group(g: u32) -> Group {
     );
 }
 
-fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
-    return group_dot(quant_group(g), x);
+struct Quants { g: u32 }
+
+fn quant_read(g: u32) -> Quants {
+    return Quants(4u * g);
+}
+
+fn quant_step(q: Quants, k: u32, low: vec4<f32>, high: vec4<f32>, s: vec2<f32>) -> vec2<f32> {
+    let w = w_w[q.g + k];
+    return vec2<f32>(group_fma(bf16_four(w.z, w.w), high, group_fma(bf16_four(w.x, w.y), low, s.x)), 0.0);
+}
+
+fn quant_half(sum: f32, g: u32, s: vec2<f32>, x_sum: f32) -> f32 {
+    return sum;
+}
+
+fn quant_rest(s: vec2<f32>) -> vec2<f32> {
+    return s;
+}
+
+fn quant_add(sum: f32, g: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
+    return sum + s.x;
 }
 
 // No weight of group g is larger than this.

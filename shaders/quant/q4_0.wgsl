@@ -2,28 +2,47 @@
 //!
 //! qs      [N / 32]   nibbles of a group
 //! d       [N / 64]   scales of two groups, f16
-//! exports quant_group, quant_dot, quant_bound
-//! import  group
-//! exact   quant_group has the bits of the CPU; quant_dot scales and offsets once a group
+//! exports quant_group, quant_read, quant_step, quant_half, quant_rest, quant_add, quant_bound
+//! import  group, half, dot
+//! exact   quant_group has the bits of the CPU; quant_add scales and offsets once a group
 //! cpu     src/quant/q4_0.rs
 
 @group(1) @binding(0) var<storage, read> w_qs: array<vec4<u32>>;
-@group(1) @binding(1) var<storage, read> w_d: array<u32>;
+@group(1) @binding(1) var<storage, read> w_d: array<Half>;
 
 fn quant_group(g: u32) -> Group {
-    let q = group_nibbles(w_qs[g]);
-    let d = group_half(w_d[g >> 1u], g);
+    let q = group_of(bytes_nibbles(w_qs[g]));
+    let d = half_of(w_d[half_index(g)], g);
     return Group(
         d * (q.v0 - 8.0), d * (q.v1 - 8.0), d * (q.v2 - 8.0), d * (q.v3 - 8.0),
         d * (q.v4 - 8.0), d * (q.v5 - 8.0), d * (q.v6 - 8.0), d * (q.v7 - 8.0),
     );
 }
 
-fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
-    return group_half(w_d[g >> 1u], g) * (group_dot(group_nibbles(w_qs[g]), x) - 8.0 * x_sum);
+struct Quants { qs: vec4<u32> }
+
+fn quant_read(g: u32) -> Quants {
+    return Quants(w_qs[g]);
+}
+
+fn quant_step(q: Quants, k: u32, low: vec4<f32>, high: vec4<f32>, s: vec2<f32>) -> vec2<f32> {
+    return dot8(q.qs[k], low, high, s);
+}
+
+fn quant_half(sum: f32, g: u32, s: vec2<f32>, x_sum: f32) -> f32 {
+    return sum;
+}
+
+fn quant_rest(s: vec2<f32>) -> vec2<f32> {
+    return s;
+}
+
+fn quant_add(sum: f32, g: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
+    let d = half_of(w_d[half_index(g)], g);
+    return fma(d, fma(-8.0, x_sums.x + x_sums.y, dot8_sum(s, x_sums)), sum);
 }
 
 // No weight of group g is larger than this.
 fn quant_bound(g: u32) -> f32 {
-    return abs(8.0 * group_half(w_d[g >> 1u], g));
+    return abs(8.0 * half_of(w_d[half_index(g)], g));
 }

@@ -2,16 +2,16 @@
 //!
 //! qs      [N / 32]   nibbles of a group
 //! dm      [N / 32]   scale and offset of a group, f16
-//! exports quant_group, quant_dot, quant_bound
-//! import  group
-//! exact   quant_group has the bits of the CPU where the driver does not fuse d · q + m; quant_dot scales once a group
+//! exports quant_group, quant_read, quant_step, quant_half, quant_rest, quant_add, quant_bound
+//! import  group, dot
+//! exact   quant_group has the bits of the CPU where the driver does not fuse d · q + m; quant_add scales once a group
 //! cpu     src/quant/q4_1.rs
 
 @group(1) @binding(0) var<storage, read> w_qs: array<vec4<u32>>;
 @group(1) @binding(1) var<storage, read> w_dm: array<u32>;
 
 fn quant_group(g: u32) -> Group {
-    let q = group_nibbles(w_qs[g]);
+    let q = group_of(bytes_nibbles(w_qs[g]));
     let dm = unpack2x16float(w_dm[g]);
     let m = vec4<f32>(dm.y);
     return Group(
@@ -20,9 +20,27 @@ fn quant_group(g: u32) -> Group {
     );
 }
 
-fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
+struct Quants { qs: vec4<u32> }
+
+fn quant_read(g: u32) -> Quants {
+    return Quants(w_qs[g]);
+}
+
+fn quant_step(q: Quants, k: u32, low: vec4<f32>, high: vec4<f32>, s: vec2<f32>) -> vec2<f32> {
+    return dot8(q.qs[k], low, high, s);
+}
+
+fn quant_half(sum: f32, g: u32, s: vec2<f32>, x_sum: f32) -> f32 {
+    return sum;
+}
+
+fn quant_rest(s: vec2<f32>) -> vec2<f32> {
+    return s;
+}
+
+fn quant_add(sum: f32, g: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
     let dm = unpack2x16float(w_dm[g]);
-    return dm.x * group_dot(group_nibbles(w_qs[g]), x) + dm.y * x_sum;
+    return fma(dm.x, dot8_sum(s, x_sums), fma(dm.y, x_sums.x + x_sums.y, sum));
 }
 
 // No weight of group g is larger than this.

@@ -3,9 +3,9 @@
 //! qs      [N / 32]   nibbles of a group
 //! qh      [N / 32]   fifth bits of a group
 //! dm      [N / 32]   scale and offset of a group, f16
-//! exports quant_group, quant_dot, quant_bound
-//! import  group
-//! exact   quant_group has the bits of the CPU where the driver does not fuse d · q + m; quant_dot scales once a group
+//! exports quant_group, quant_read, quant_step, quant_half, quant_rest, quant_add, quant_bound
+//! import  group, dot
+//! exact   quant_group has the bits of the CPU where the driver does not fuse d · q + m; quant_add scales once a group
 //! cpu     src/quant/q5_1.rs
 
 @group(1) @binding(0) var<storage, read> w_qs: array<vec4<u32>>;
@@ -13,7 +13,7 @@
 @group(1) @binding(2) var<storage, read> w_dm: array<u32>;
 
 fn quant_group(g: u32) -> Group {
-    let q = group_fives(w_qs[g], w_qh[g]);
+    let q = group_of(bytes_fives(w_qs[g], w_qh[g]));
     let dm = unpack2x16float(w_dm[g]);
     let m = vec4<f32>(dm.y);
     return Group(
@@ -22,9 +22,32 @@ fn quant_group(g: u32) -> Group {
     );
 }
 
-fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
+struct Quants { qs: vec4<u32>, qh: u32 }
+
+fn quant_read(g: u32) -> Quants {
+    return Quants(w_qs[g], w_qh[g]);
+}
+
+fn quant_step(q: Quants, k: u32, low: vec4<f32>, high: vec4<f32>, s: vec2<f32>) -> vec2<f32> {
+    // The fifth bits of step k lie at 2k and 2k + 1, and belong to 4.
+    let h_low = select(q.qh << (4u - 2u * k), q.qh >> (2u * k - 4u), k > 2u);
+    let h_high = select(q.qh << (3u - 2u * k), q.qh >> (2u * k - 3u), k > 1u);
+    let a = (q.qs[k] & 0x0f0f0f0fu) | (h_low & 0x10101010u);
+    let b = ((q.qs[k] >> 4u) & 0x0f0f0f0fu) | (h_high & 0x10101010u);
+    return vec2<f32>(dot4(b, high, dot4(a, low, s.x)), 0.0);
+}
+
+fn quant_half(sum: f32, g: u32, s: vec2<f32>, x_sum: f32) -> f32 {
+    return sum;
+}
+
+fn quant_rest(s: vec2<f32>) -> vec2<f32> {
+    return s;
+}
+
+fn quant_add(sum: f32, g: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
     let dm = unpack2x16float(w_dm[g]);
-    return dm.x * group_dot(group_fives(w_qs[g], w_qh[g]), x) + dm.y * x_sum;
+    return fma(dm.x, dot4_sum(s.x, x_sums.x + x_sums.y), fma(dm.y, x_sums.x + x_sums.y, sum));
 }
 
 // No weight of group g is larger than this.

@@ -2,10 +2,10 @@
 //!
 //! qs      [N / 32]   nibbles of a group
 //! qh      [N / 32]   fifth bits of a group
-//! head    [N / 256]  d and dmin, f16, and 12 bytes of scales and mins, as in the file
-//! exports quant_group, quant_dot, quant_bound
-//! import  group
-//! exact   quant_group has the bits of the CPU where the driver does not fuse; quant_dot scales once a group
+//! head    [N / 256]  d and dmin, f16, and the scales and mins of the groups, as src/quant/k_scales.rs packs them
+//! exports quant_group, quant_read, quant_step, quant_half, quant_rest, quant_add, quant_bound
+//! import  group, dot
+//! exact   quant_group has the bits of the CPU where the driver does not fuse; quant_add scales once a group
 //! cpu     src/quant/q5_k.rs
 
 @group(1) @binding(0) var<storage, read> w_qs: array<vec4<u32>>;
@@ -13,7 +13,7 @@
 @group(1) @binding(2) var<storage, read> w_head: array<vec4<u32>>;
 
 fn quant_group(g: u32) -> Group {
-    let q = group_fives(w_qs[g], w_qh[g]);
+    let q = group_of(bytes_fives(w_qs[g], w_qh[g]));
     let dm = q5_k_scale(g);
     let m = vec4<f32>(dm.y);
     return Group(
@@ -22,9 +22,32 @@ fn quant_group(g: u32) -> Group {
     );
 }
 
-fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
+struct Quants { qs: vec4<u32>, qh: u32 }
+
+fn quant_read(g: u32) -> Quants {
+    return Quants(w_qs[g], w_qh[g]);
+}
+
+fn quant_step(q: Quants, k: u32, low: vec4<f32>, high: vec4<f32>, s: vec2<f32>) -> vec2<f32> {
+    // The fifth bits of step k lie at 2k and 2k + 1, and belong to 4.
+    let h_low = select(q.qh << (4u - 2u * k), q.qh >> (2u * k - 4u), k > 2u);
+    let h_high = select(q.qh << (3u - 2u * k), q.qh >> (2u * k - 3u), k > 1u);
+    let a = (q.qs[k] & 0x0f0f0f0fu) | (h_low & 0x10101010u);
+    let b = ((q.qs[k] >> 4u) & 0x0f0f0f0fu) | (h_high & 0x10101010u);
+    return vec2<f32>(dot4(b, high, dot4(a, low, s.x)), 0.0);
+}
+
+fn quant_half(sum: f32, g: u32, s: vec2<f32>, x_sum: f32) -> f32 {
+    return sum;
+}
+
+fn quant_rest(s: vec2<f32>) -> vec2<f32> {
+    return s;
+}
+
+fn quant_add(sum: f32, g: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
     let dm = q5_k_scale(g);
-    return dm.x * group_dot(group_fives(w_qs[g], w_qh[g]), x) - dm.y * x_sum;
+    return fma(dm.x, dot4_sum(s.x, x_sums.x + x_sums.y), fma(-dm.y, x_sums.x + x_sums.y, sum));
 }
 
 // No weight of group g is larger than this.
@@ -33,15 +56,13 @@ fn quant_bound(g: u32) -> f32 {
     return max(abs(dm.y), abs(31.0 * dm.x - dm.y));
 }
 
-// d · scale and dmin · min of group g. Byte j (< 4) of the three words has: bits 0-5 of scale j, and above them bits 4-5
-// of scale j + 4; the same of min; bits 0-3 of scale j + 4, and above them of min j + 4.
+// d · scale and dmin · min of group g. The second word has the low four bits of the scales, the third those of the mins;
+// the last one the other two of the scales, and above them of the mins.
 fn q5_k_scale(g: u32) -> vec2<f32> {
     let head = w_head[g >> 3u];
-    let shift = 8u * (g & 3u);
-    let scale = (head.y >> shift) & 0xffu;
-    let offset = (head.z >> shift) & 0xffu;
-    let low = (head.w >> shift) & 0xffu;
-    let first = vec2<u32>(scale & 63u, offset & 63u);
-    let second = vec2<u32>((low & 15u) | ((scale >> 2u) & 48u), (low >> 4u) | ((offset >> 2u) & 48u));
-    return unpack2x16float(head.x) * vec2<f32>(select(first, second, (g & 4u) != 0u));
+    let i = g & 7u;
+    let high = head.w >> (2u * i);
+    let scale = ((head.y >> (4u * i)) & 15u) | ((high & 3u) << 4u);
+    let offset = ((head.z >> (4u * i)) & 15u) | ((high >> 12u) & 48u);
+    return unpack2x16float(head.x) * vec2<f32>(vec2<u32>(scale, offset));
 }

@@ -1,40 +1,49 @@
 //! q8_0 — groups of 8-bit quants with a scale: w = d · q
 //!
-//! qs      [N / 16]  two for a group: byte i is q of weight i, signed
+//! qs      [N / 16]  two for a group: byte i is q of weight i, plus 128
 //! d       [N / 64]  scales of two groups, f16
-//! exports quant_group, quant_dot, quant_bound
-//! import  group
-//! exact   quant_group has the bits of the CPU; quant_dot scales once a group
+//! exports quant_group, quant_read, quant_step, quant_half, quant_rest, quant_add, quant_bound
+//! import  group, half, dot
+//! exact   quant_group has the bits of the CPU; quant_add scales once a group
 //! cpu     src/quant/q8_0.rs
 
 @group(1) @binding(0) var<storage, read> w_qs: array<vec4<u32>>;
-@group(1) @binding(1) var<storage, read> w_d: array<u32>;
+@group(1) @binding(1) var<storage, read> w_d: array<Half>;
 
 fn quant_group(g: u32) -> Group {
-    let q = q8_0_quants(g);
-    let d = group_half(w_d[g >> 1u], g);
-    return Group(d * q.v0, d * q.v1, d * q.v2, d * q.v3, d * q.v4, d * q.v5, d * q.v6, d * q.v7);
+    let q = group_of(Bytes(w_qs[2u * g], w_qs[2u * g + 1u]));
+    let d = half_of(w_d[half_index(g)], g);
+    return Group(
+        d * (q.v0 - 128.0), d * (q.v1 - 128.0), d * (q.v2 - 128.0), d * (q.v3 - 128.0),
+        d * (q.v4 - 128.0), d * (q.v5 - 128.0), d * (q.v6 - 128.0), d * (q.v7 - 128.0),
+    );
 }
 
-fn quant_dot(g: u32, x: Group, x_sum: f32) -> f32 {
-    return group_half(w_d[g >> 1u], g) * group_dot(q8_0_quants(g), x);
+struct Quants { g: u32 }
+
+fn quant_read(g: u32) -> Quants {
+    return Quants(2u * g);
+}
+
+fn quant_step(q: Quants, k: u32, low: vec4<f32>, high: vec4<f32>, s: vec2<f32>) -> vec2<f32> {
+    let w = w_qs[q.g + k / 2u];
+    return vec2<f32>(dot4(w[2u * (k % 2u) + 1u], high, dot4(w[2u * (k % 2u)], low, s.x)), 0.0);
+}
+
+fn quant_half(sum: f32, g: u32, s: vec2<f32>, x_sum: f32) -> f32 {
+    return sum;
+}
+
+fn quant_rest(s: vec2<f32>) -> vec2<f32> {
+    return s;
+}
+
+fn quant_add(sum: f32, g: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
+    let d = half_of(w_d[half_index(g)], g);
+    return fma(d, fma(-128.0, x_sums.x + x_sums.y, dot4_sum(s.x, x_sums.x + x_sums.y)), sum);
 }
 
 // No weight of group g is larger than this.
 fn quant_bound(g: u32) -> f32 {
-    return abs(128.0 * group_half(w_d[g >> 1u], g));
-}
-
-// The quants of group g, whole numbers.
-fn q8_0_quants(g: u32) -> Group {
-    let a = w_qs[2u * g];
-    let b = w_qs[2u * g + 1u];
-    return Group(
-        q8_0_four(a.x), q8_0_four(a.y), q8_0_four(a.z), q8_0_four(a.w),
-        q8_0_four(b.x), q8_0_four(b.y), q8_0_four(b.z), q8_0_four(b.w),
-    );
-}
-
-fn q8_0_four(word: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xI8(word));
+    return abs(128.0 * half_of(w_d[half_index(g)], g));
 }

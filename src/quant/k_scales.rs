@@ -61,6 +61,23 @@ impl Head {
         }
         (scales, mins)
     }
+
+    /// For the GPU: the bits of each scale and offset at places that depend on its number alone.
+    ///
+    /// ```text
+    /// byte 0     2        4                       8                       12
+    ///      d f16 dmin f16 bits 4i … 4i+3: bits    the same of the mins    bits 2i, 2i+1: bits 4, 5 of scale i;
+    ///                     0-3 of scale i                                  16 bits above them those of min i
+    /// ```
+    pub(super) fn pack(&self) -> Head {
+        let (scales, mins) = self.unpack_integers();
+        let words = scales.iter().zip(&mins).enumerate().fold([0_u32; 3], |[low, low_mins, high], (i, (s, m))| {
+            let (s, m) = (u32::from(*s), u32::from(*m));
+            let (low, low_mins) = (low | (s & 15) << (4 * i), low_mins | (m & 15) << (4 * i));
+            [low, low_mins, high | (s >> 4) << (2 * i) | (m >> 4) << (16 + 2 * i)]
+        });
+        Head { packed: bytemuck::cast(words.map(u32::to_le_bytes)), ..*self }
+    }
 }
 
 #[cfg(test)]
@@ -74,6 +91,19 @@ mod tests {
             let scales = std::array::from_fn(|j| ((i + 9 * j) % 64) as u8);
             let mins = std::array::from_fn(|j| ((5 * i + 13 * j) % 64) as u8);
             assert_eq!(Head::new(one, &scales, one, &mins).unpack_integers(), (scales, mins));
+        }
+    }
+
+    #[test]
+    fn packed_bits_are_where_the_drawing_has_them() {
+        let one = Half::from_f32(1.0);
+        let (scales, mins) = ([1, 63, 17, 40, 5, 22, 32, 15], [62, 0, 33, 9, 48, 27, 16, 50]);
+        let packed = Head::new(one, &scales, one, &mins).pack().packed;
+        let word = |i: usize| u32::from_le_bytes(packed[4 * i..][..4].try_into().expect("four bytes"));
+        for i in 0..8 {
+            let high = word(2) >> (2 * i);
+            assert_eq!(word(0) >> (4 * i) & 15 | (high & 3) << 4, u32::from(scales[i]), "scale {i}");
+            assert_eq!(word(1) >> (4 * i) & 15 | (high >> 16 & 3) << 4, u32::from(mins[i]), "min {i}");
         }
     }
 }

@@ -5,7 +5,7 @@
 //! the bits are in one order whatever the format, so that `shaders/lib/group.wgsl` takes them apart for all:
 //!
 //! ```text
-//! nibbles    16 bytes  byte i, low nibble: weight i; high nibble: weight i + 16   (as Q4_0 has them in files)
+//! nibbles    16 bytes  byte 4k + b, low nibble: weight 8k + b; high nibble: weight 8k + 4 + b
 //! fifths      4 bytes  byte b, bit k: weight 4k + b
 //! two_bits    8 bytes  byte b, bits 2k and 2k + 1: weight 4k + b; byte 4 + b: weight 16 + 4k + b
 //! ```
@@ -37,15 +37,33 @@ pub(super) fn entries<T: Pod>(plane: &mut [u8]) -> &mut [T] {
     bytemuck::cast_slice_mut(plane)
 }
 
+/// Nibbles of a group, out of 16 bytes that have weights 0 to 15 in low nibbles and the others in high ones.
+#[inline(always)]
+pub(super) fn nibbles(bytes: &[u8; 16]) -> [u8; 16] {
+    let (low, high) = (bytes.map(|b| b & 15), bytes.map(|b| b >> 4));
+    in_steps(&low, &high)
+}
+
 /// Nibbles of two groups that share 32 bytes in a file, one the low halves and the other the high ones.
 #[inline(always)]
-pub(super) fn nibbles(bytes: &[u8; 32]) -> [[u8; 16]; 2] {
-    let mut groups = [[0; 16]; 2];
-    for i in 0..16 {
-        groups[0][i] = bytes[i] & 15 | bytes[i + 16] << 4;
-        groups[1][i] = bytes[i] >> 4 | bytes[i + 16] & 0xf0;
+pub(super) fn nibble_pairs(bytes: &[u8; 32]) -> [[u8; 16]; 2] {
+    let (first, second) = bytes.split_at(16);
+    let half = |bytes: &[u8], shift: u32| std::array::from_fn(|i| bytes[i] >> shift & 15);
+    let group = |shift| in_steps(&half(first, shift), &half(second, shift));
+    [group(0), group(4)]
+}
+
+/// Weights 0 to 15 and 16 to 31 of a group, each below 16, as kernels take them: eight at a time, four in low nibbles.
+#[inline(always)]
+fn in_steps(first: &[u8; 16], second: &[u8; 16]) -> [u8; 16] {
+    let mut steps = [0; 16];
+    for (half, weights) in [first, second].into_iter().enumerate() {
+        for b in 0..4 {
+            steps[8 * half + b] = weights[b] | weights[4 + b] << 4;
+            steps[8 * half + 4 + b] = weights[8 + b] | weights[12 + b] << 4;
+        }
     }
-    groups
+    steps
 }
 
 /// Fifth bits of a group, out of a word whose bit i is that of weight i.
@@ -89,12 +107,15 @@ mod tests {
     }
 
     #[test]
-    fn nibbles_are_split_by_group() {
+    fn nibbles_are_in_steps_of_eight() {
         let bytes: [u8; 32] = std::array::from_fn(|i| (i as u8).wrapping_mul(73) ^ 0x5a);
-        let groups = nibbles(&bytes);
-        for i in 0..16 {
-            assert_eq!([groups[0][i] & 15, groups[1][i] & 15], [bytes[i] & 15, bytes[i] >> 4]);
-            assert_eq!([groups[0][i] >> 4, groups[1][i] >> 4], [bytes[i + 16] & 15, bytes[i + 16] >> 4]);
+        let (one, _) = bytes.as_chunks::<16>();
+        // Where weight i of a group is.
+        let at = |group: &[u8; 16], i: usize| group[i / 8 * 4 + i % 4] >> (4 * (i / 4 % 2)) & 15;
+        let groups = nibble_pairs(&bytes);
+        for i in 0..32 {
+            assert_eq!([at(&groups[0], i), at(&groups[1], i)], [bytes[i] & 15, bytes[i] >> 4], "weight {i}");
+            assert_eq!(at(&nibbles(&one[0]), i), one[0][i % 16] >> (4 * (i / 16)) & 15, "weight {i}");
         }
     }
 

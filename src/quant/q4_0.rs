@@ -70,7 +70,7 @@ fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
     let [qs, d] = planes::split(planes);
     let (qs, d) = (planes::entries(qs), planes::entries(d));
     for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
-        qs[i] = block.qs;
+        qs[i] = planes::nibbles(&block.qs);
         d[i] = block.d;
     }
 }

@@ -62,7 +62,7 @@ fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
     let [qs, dm] = planes::split(planes);
     let (qs, dm) = (planes::entries(qs), planes::entries(dm));
     for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
-        qs[i] = block.qs;
+        qs[i] = planes::nibbles(&block.qs);
         dm[i] = [block.d, block.m];
     }
 }

@@ -73,8 +73,8 @@ fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
     let (qs, head) = (planes::entries::<[[[u8; 16]; 2]; 4]>(qs), planes::entries(head));
     for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
         for (pair, bytes) in qs[i].iter_mut().zip(block.qs.as_chunks().0) {
-            *pair = planes::nibbles(bytes);
+            *pair = planes::nibble_pairs(bytes);
         }
-        head[i] = block.head;
+        head[i] = block.head.pack();
     }
 }

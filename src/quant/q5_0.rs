@@ -85,7 +85,7 @@ fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
     let [qs, qh, d] = planes::split(planes);
     let (qs, qh, d) = (planes::entries(qs), planes::entries(qh), planes::entries(d));
     for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
-        qs[i] = block.qs;
+        qs[i] = planes::nibbles(&block.qs);
         qh[i] = planes::fifths(block.qh);
         d[i] = block.d;
     }

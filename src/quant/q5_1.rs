@@ -69,7 +69,7 @@ fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
     let [qs, qh, dm] = planes::split(planes);
     let (qs, qh, dm) = (planes::entries(qs), planes::entries(qh), planes::entries(dm));
     for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
-        qs[i] = block.qs;
+        qs[i] = planes::nibbles(&block.qs);
         qh[i] = planes::fifths(block.qh);
         dm[i] = [block.d, block.m];
     }

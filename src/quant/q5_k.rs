@@ -92,11 +92,11 @@ fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
     let head = planes::entries(head);
     for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
         for (pair, bytes) in qs[i].iter_mut().zip(block.qs.as_chunks().0) {
-            *pair = planes::nibbles(bytes);
+            *pair = planes::nibble_pairs(bytes);
         }
         for (sub, bits) in qh[i].iter_mut().enumerate() {
             *bits = planes::fifths_at(sub, &block.qh);
         }
-        head[i] = block.head;
+        head[i] = block.head.pack();
     }
 }

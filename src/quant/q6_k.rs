@@ -101,7 +101,7 @@ fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
         for h in 0..2 {
             // The first 32 bytes of a half have groups 0 and 2, the other ones groups 1 and 3.
             for odd in 0..2 {
-                let [a, b] = planes::nibbles(&low[2 * h + odd]);
+                let [a, b] = planes::nibble_pairs(&low[2 * h + odd]);
                 (ql[i][4 * h + odd], ql[i][4 * h + odd + 2]) = (a, b);
             }
             for k in 0..4 {

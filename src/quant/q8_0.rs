@@ -55,7 +55,8 @@ fn pack(src: &[u8], planes: &mut [&mut [u8]]) {
     let [qs, d] = planes::split(planes);
     let (qs, d) = (planes::entries(qs), planes::entries(d));
     for (i, block) in block::blocks::<Block>(src).iter().enumerate() {
-        qs[i] = block.qs;
+        // Unsigned bytes need no sign to be kept where a mask takes two of four; the kernels subtract 128 times Σ x.
+        qs[i] = block.qs.map(|q| q as u8 ^ 0x80);
         d[i] = block.d;
     }
 }

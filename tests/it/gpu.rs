@@ -133,7 +133,16 @@ fn variants() -> Vec<(&'static str, gpu::Options)> {
     let mut hardware = all.clone();
     hardware.device.as_hardware = true;
     hardware.device.matrices = gpu::Matrices::Off;
-    vec![("fused", all), ("plain", plain), ("no subgroups, no f16", bare), ("kernels of hardware", hardware)]
+    // Norms are folded where no tensor has to exist.
+    let folded = gpu::Options { keep_tensors: false, ..all.clone() };
+    let hardware = gpu::Options { keep_tensors: false, ..hardware };
+    vec![
+        ("fused", all),
+        ("folded", folded),
+        ("plain", plain),
+        ("no subgroups, no f16", bare),
+        ("kernels of hardware", hardware),
+    ]
 }
 
 /// y = W·x for one row and several, W of every format; tails of every kind for one of them.

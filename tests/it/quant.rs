@@ -159,7 +159,12 @@ fn planes_hold_the_bits_of_their_blocks() {
                 assert_eq!(alone, &together[at..at + plane.block_bytes], "{format}.{}, block {b}", plane.name);
             }
         }
-        assert_eq!(together.iter().map(|p| n_ones(p)).sum::<u32>(), n_ones(&blocks), "{format}: every bit once");
+        let mut expected = blocks.clone();
+        if format.name == "Q8_0" {
+            // Signs are flipped on the way.
+            expected.chunks_mut(34).for_each(|block| block[2..].iter_mut().for_each(|q| *q ^= 0x80));
+        }
+        assert_eq!(together.iter().map(|p| n_ones(p)).sum::<u32>(), n_ones(&expected), "{format}: every bit once");
     }
 }
 

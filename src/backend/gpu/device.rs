@@ -114,6 +114,8 @@ pub(crate) struct Capabilities {
     pub mapped: bool,
     /// Cooperative matrices that may be used.
     pub matrix: Option<MatrixUnit>,
+    /// Whether f16 numbers that are denormal are read as what they are.
+    pub denormals: bool,
 }
 
 impl Capabilities {
@@ -122,6 +124,7 @@ impl Capabilities {
         max_bindings: 8,
         mapped: false,
         matrix: None,
+        denormals: false,
         subgroup: None,
         f16: false,
         max_binding_bytes: 128 << 20,
@@ -148,6 +151,8 @@ pub struct DeviceOptions {
     pub max_binding_bytes: Option<u64>,
     /// Whether weights may be written where they lie, where the CPU shares the memory, instead of being copied there.
     pub mapped: bool,
+    /// Whether the driver checks what shaders access, where it can.
+    pub robust: bool,
 }
 
 impl Default for DeviceOptions {
@@ -160,8 +165,26 @@ impl Default for DeviceOptions {
             as_hardware: false,
             max_binding_bytes: None,
             mapped: true,
+            robust: false,
         }
     }
+}
+
+#[cfg_attr(any(target_vendor = "apple", target_arch = "wasm32"), expect(unused_variables, reason = "Vulkan's"))]
+fn open_adapter(
+    adapter: &wgpu::Adapter,
+    descriptor: &wgpu::DeviceDescriptor<'_>,
+    robust: bool,
+) -> Result<(wgpu::Device, wgpu::Queue), String> {
+    #[cfg(not(any(target_vendor = "apple", target_arch = "wasm32")))]
+    if !robust {
+        // SAFETY: the shaders are our own, and index within what is bound; a test runs whole models with and without
+        // checks, and compares.
+        if let Some(opened) = unsafe { super::vulkan::open_without_robustness(adapter, descriptor) } {
+            return opened;
+        }
+    }
+    pollster::block_on(adapter.request_device(descriptor)).map_err(|e| e.to_string())
 }
 
 /// What the callbacks of a device have collected.
@@ -224,8 +247,8 @@ impl Device {
             experimental_features: matrix::experimental(matrix),
             ..Default::default()
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-            .map_err(|e| Error::Gpu { adapter: info.name.clone(), what: e.to_string() })?;
+        let (device, queue) = open_adapter(adapter, &descriptor, options.robust)
+            .map_err(|what| Error::Gpu { adapter: info.name.clone(), what })?;
 
         let limits = adapter.limits();
         let binding = limits.max_storage_buffer_binding_size.min(options.max_binding_bytes.unwrap_or(u64::MAX));
@@ -240,6 +263,7 @@ impl Device {
             ),
             software: info.kind == AdapterKind::Software && !options.as_hardware,
             matrix,
+            denormals: false,
             mapped: features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
         };
         let cache_key = wgpu::util::pipeline_cache_key(&adapter.get_info());

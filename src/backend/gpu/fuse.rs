@@ -5,6 +5,7 @@
 //! epilogue applies the activation; a residual is added by the matmul or the norm before it. Nothing is fused when
 //! tensors are to be kept, so that each value of the graph exists.
 
+use super::fold::Fold;
 use super::memory::{MatrixRef, Order};
 use crate::graph::{Activation, AttentionSpec, Graph, Op, Rows, ValueId, WeightRef};
 
@@ -109,7 +110,7 @@ pub(crate) enum Node {
 }
 
 impl Node {
-    /// Tensors read, then the one written.
+    /// Tensors read, then the one written (a fold adds to these).
     pub(crate) fn tensors(&self) -> (Vec<usize>, Option<usize>) {
         match self {
             Node::Embed { y, .. } => (vec![], Some(*y)),
@@ -131,6 +132,10 @@ impl Node {
 pub(crate) struct Fused {
     pub nodes: Vec<Node>,
     pub tensors: Vec<Tensor>,
+    /// Norms that a step of one row leaves to their neighbours; see `fold`.
+    pub folds: Vec<Fold>,
+    /// Whether picking rows has nothing to do in a step of one row: what reads the picked ones is a norm that is gone.
+    pub is_direct: bool,
     /// The tensor that holds the logits.
     pub logits: usize,
 }

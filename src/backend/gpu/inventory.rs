@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use super::Options;
 use super::device::{Capabilities, Device, DeviceOptions};
 use super::kernels::Lower;
 use super::kv::KvFormat;
@@ -34,7 +35,7 @@ pub struct Kernel {
     pub turn: Option<Turn>,
     /// Devices that need it.
     pub devices: Vec<String>,
-    key: KernelKey,
+    pub(super) key: KernelKey,
 }
 
 /// What an invocation takes each time round its innermost loop.
@@ -83,6 +84,7 @@ impl Compiler {
             profile("no f16", Capabilities { f16: false, ..caps }),
             profile("no subgroups", Capabilities { subgroup: None, ..caps }),
             profile("least", Capabilities { subgroup: None, f16: false, ..caps }),
+            profile("f16 denormals", Capabilities { denormals: true, ..caps }),
         ];
         Ok(Self { device, profiles })
     }
@@ -180,7 +182,7 @@ fn formats(specimen: &Specimen) -> Vec<Formats> {
 /// Adds the kernels of all programs for one model on one device.
 fn lower(profile: &Profile, graph: &Graph, weights: &dyn Weights, found: &mut HashSet<KernelKey>) -> Result<()> {
     for fuse in [true, false] {
-        let fused = fused(graph, weights, profile.caps.max_bindings as usize, fuse);
+        let fused = fused(graph, weights, profile.caps.max_bindings as usize, &Options { fuse, ..Options::default() });
         let (matrices, vectors) = used_weights(&fused);
         let memory = WeightMemory::plan(&profile.caps, &profile.name, weights, &matrices, &vectors)?;
         for kv in [KvFormat::F16, KvFormat::F32, KvFormat::Q8_0] {

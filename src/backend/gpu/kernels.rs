@@ -5,14 +5,17 @@
 
 use super::attention::Visible;
 use super::device::Capabilities;
+use super::fold::Fold;
 use super::fuse::{Epilogue, Fused, Node, View};
 use super::kv::KvFormat;
 use super::matmul;
+use super::matvec::MatVec;
 use super::memory::{GROUP, MatrixRef, WeightMemory};
 use super::shader::{Constant, KernelKey};
 use super::tune;
 use crate::backend::{Limits, Row};
 use crate::graph::{Activation, AttentionSpec, Graph, RopeKind, Rows, WeightRef};
+use crate::quant::Format;
 
 /// Whether a list of calls runs one row or any number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +25,7 @@ pub(crate) enum Mode {
 }
 
 /// Sizes of a matmul, as `shaders/lib/shape.wgsl` has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(crate) struct Shape {
     pub m: u32,
@@ -30,6 +33,9 @@ pub(crate) struct Shape {
     pub y_stride: u32,
     pub y_offset: u32,
     pub section: u32,
+    pub parts: u32,
+    pub first_part: u32,
+    pub m2: u32,
 }
 
 /// What fills a binding of group 0.
@@ -46,6 +52,8 @@ pub(crate) enum Bind {
     Tables,
     Angles(usize),
     Shape(Shape),
+    /// A plane of a part of the second matrix of a kernel that has two.
+    Plane(MatrixRef, usize, usize),
     /// How the token of each output row is drawn.
     Draws,
     /// What a row's slices have to offer.
@@ -124,13 +132,13 @@ impl Lower<'_> {
         calls
     }
 
-    fn width(&self, tensor: usize) -> usize {
+    pub(super) fn width(&self, tensor: usize) -> usize {
         self.fused.tensors[tensor].width
     }
 
-    fn node(&self, node: &Node, mode: Mode, calls: &mut Vec<Call>) {
+    pub(super) fn node(&self, node: &Node, mode: Mode, calls: &mut Vec<Call>) {
         match node {
-            Node::Embed { table, scale, y } => self.embed(table, *scale, *y, calls),
+            Node::Embed { table, scale, y } => self.embed(table, *scale, *y, None, calls),
             Node::MatMul { x, matrix, bias, epilogue, y } => {
                 self.matmul(*x, matrix, bias, *epilogue, *y, mode, calls);
             }
@@ -180,23 +188,31 @@ impl Lower<'_> {
         }
     }
 
-    fn embed(&self, table: &MatrixRef, scale: f32, y: usize, calls: &mut Vec<Call>) {
-        let row_len = table.row_len();
+    /// Workgroups that a part of an embedding table takes for a row.
+    pub(super) fn embed_workgroups(&self, table: &MatrixRef) -> usize {
+        (table.row_len() / GROUP).div_ceil(tune::ELEMENTWISE)
+    }
+
+    pub(super) fn embed(&self, table: &MatrixRef, scale: f32, y: usize, fold: Option<&Fold>, calls: &mut Vec<Call>) {
         let matrix = self.weights.matrix(table);
+        let n = self.embed_workgroups(table) as u32;
         for (part, piece) in matrix.parts.iter().enumerate() {
-            let constants = vec![
-                ("K", row_len.into()),
+            let mut constants = vec![
+                ("K", table.row_len().into()),
                 ("SCALE", scale.into()),
                 ("ROW0", piece.rows.start.into()),
                 ("ROWS", piece.rows.len().into()),
                 ("WG", tune::ELEMENTWISE.into()),
             ];
-            calls.push(Call {
-                key: KernelKey { kernel: "embed", modules: vec![("quant", matrix.format.name)], constants },
-                binds: vec![(0, Bind::Rows), (1, Bind::Tensor(y)), (7, Bind::Chosen)],
-                matrix: Some((table.clone(), part)),
-                grid: Grid::PerRows { x: (row_len / GROUP).div_ceil(tune::ELEMENTWISE) as u32, rows_each: 1 },
-            });
+            let mut modules = self.quant_modules(matrix.format);
+            let mut binds = vec![(0, Bind::Rows), (1, Bind::Tensor(y)), (7, Bind::Chosen)];
+            self.fold_into(fold, &mut modules, &mut constants, &mut binds);
+            if fold.is_some() {
+                binds.push((5, Bind::Shape(Shape { first_part: part as u32 * n, ..self.shape(table, part, y) })));
+            }
+            let key = KernelKey { kernel: "embed", modules, constants };
+            let grid = Grid::PerRows { x: n, rows_each: 1 };
+            calls.push(Call { key, binds, matrix: Some((table.clone(), part)), grid });
         }
     }
 
@@ -211,63 +227,72 @@ impl Lower<'_> {
         mode: Mode,
         calls: &mut Vec<Call>,
     ) {
-        let row_len = matrix_ref.row_len();
+        if mode == Mode::One {
+            let node = MatVec { x, matrix: matrix_ref, bias, epilogue, y, factor: None, fold: None };
+            return self.matvec(&node, calls);
+        }
         let matrix = self.weights.matrix(matrix_ref);
-        let (wg, lanes) = match mode {
-            Mode::One => {
-                let (lanes, wg) = tune::matvec(self.caps, row_len / GROUP);
-                (wg, lanes)
-            }
-            Mode::Many => (0, 1),
-        };
         let many = matmul::many(self.caps);
         for (part, piece) in matrix.parts.iter().enumerate() {
             let m = piece.rows.len();
-            let mut constants = vec![("WG", wg.into()), ("LANES", lanes.into())];
-            let shape = Shape {
-                m: m as u32,
-                groups: (row_len / GROUP) as u32,
-                y_stride: self.width(y) as u32,
-                y_offset: piece.rows.start as u32,
-                section: u32::from(self.fused.tensors[y].rows == Rows::Output),
-            };
-            let x_module = if tune::x_is_shared(self.caps, lanes) { "shared" } else { "direct" };
-            let mut modules =
-                vec![("quant", matrix.format.name), ("bias", if bias.is_empty() { "none" } else { "vector" })];
-            if mode == Mode::One || many.has_x {
-                modules.push(("x", x_module));
+            let mut modules = self.quant_modules(matrix.format);
+            if many.has_x {
+                modules.push(("x", if tune::x_is_shared(self.caps, 1) { "shared" } else { "direct" }));
             }
-            let mut binds = vec![(0, Bind::Tensor(x)), (1, Bind::Tensor(y)), (5, Bind::Shape(shape))];
-            match epilogue {
-                Epilogue::Store => modules.push(("epilogue", "store")),
-                Epilogue::Add(r) => {
-                    binds.push((2, Bind::Tensor(r)));
-                    modules.push(("epilogue", "add"));
-                }
-                Epilogue::Gated(act) => modules.extend([("act", activation(act)), ("epilogue", "gated")]),
-            }
-            if !bias.is_empty() {
-                binds.push((3, Bind::Vector(bias.to_vec())));
-            }
-            let (kernel, grid) = match mode {
-                Mode::One => {
-                    modules.push(("lanes", if self.caps.subgroup.is_some() { "subgroup" } else { "workgroup" }));
-                    ("matvec", Grid::Linear(m.div_ceil(4 * wg / lanes) as u32))
-                }
-                Mode::Many => {
-                    binds.push((4, Bind::Step));
-                    constants.clone_from(&many.constants);
-                    let [tile_m, tile_t] = many.tile;
-                    (many.kernel, Grid::PerRows { x: m.div_ceil(tile_m) as u32, rows_each: tile_t as u32 })
-                }
-            };
-            let key = KernelKey { kernel, modules, constants };
+            let mut binds = vec![(0, Bind::Tensor(x)), (1, Bind::Tensor(y)), (4, Bind::Step)];
+            binds.push((5, Bind::Shape(self.shape(matrix_ref, part, y))));
+            self.finish(bias, epilogue, &mut modules, &mut binds);
+            modules.push(("fold", "none"));
+            let [tile_m, tile_t] = many.tile;
+            let grid = Grid::PerRows { x: m.div_ceil(tile_m) as u32, rows_each: tile_t as u32 };
+            let key = KernelKey { kernel: many.kernel, modules, constants: many.constants.clone() };
             calls.push(Call { key, binds, matrix: Some((matrix_ref.clone(), part)), grid });
         }
     }
 
+    /// Sizes of a part of a matrix, whose results go to `y`.
+    pub(super) fn shape(&self, matrix_ref: &MatrixRef, part: usize, y: usize) -> Shape {
+        let rows = &self.weights.matrix(matrix_ref).parts[part].rows;
+        Shape {
+            m: rows.len() as u32,
+            groups: (matrix_ref.row_len() / GROUP) as u32,
+            y_stride: self.width(y) as u32,
+            y_offset: rows.start as u32,
+            section: u32::from(self.fused.tensors[y].rows == Rows::Output),
+            ..Shape::default()
+        }
+    }
+
+    /// The modules that read a format.
+    pub(super) fn quant_modules(&self, format: &'static Format) -> Modules {
+        let half = if self.caps.f16 { "native" } else { "packed" };
+        vec![("quant", format.name), ("dot", tune::dot(self.caps)), ("half", half)]
+    }
+
+    /// What is done with the results of a matmul.
+    pub(super) fn finish(
+        &self,
+        bias: &[WeightRef],
+        epilogue: Epilogue,
+        modules: &mut Modules,
+        binds: &mut Vec<(u32, Bind)>,
+    ) {
+        match epilogue {
+            Epilogue::Store => modules.push(("epilogue", "store")),
+            Epilogue::Add(r) => {
+                binds.push((2, Bind::Tensor(r)));
+                modules.push(("epilogue", "add"));
+            }
+            Epilogue::Gated(act) => modules.extend([("act", activation(act)), ("epilogue", "gated")]),
+        }
+        modules.push(("bias", if bias.is_empty() { "none" } else { "vector" }));
+        if !bias.is_empty() {
+            binds.push((3, Bind::Vector(bias.to_vec())));
+        }
+    }
+
     /// The constants and the module of the reductions over a workgroup.
-    fn reduce(&self, modules: &mut Modules, constants: &mut Constants) {
+    pub(super) fn reduce(&self, modules: &mut Modules, constants: &mut Constants) {
         match self.caps.subgroup {
             Some(size) => {
                 modules.push(("reduce", "subgroup"));

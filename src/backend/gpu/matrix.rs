@@ -202,7 +202,8 @@ impl Probe {
     /// What the device makes of it, `[T, M]`.
     fn multiply(&self, device: &Device, many: &Many) -> Result<Vec<f32>> {
         let x_module = if many.has_x { vec![("x", "direct")] } else { vec![] };
-        let modules = [("quant", self.format.name), ("bias", "none"), ("epilogue", "store")];
+        let quant = [("quant", self.format.name), ("dot", "bytes"), ("half", "packed")];
+        let modules = quant.into_iter().chain([("bias", "none"), ("epilogue", "store"), ("fold", "none")]);
         let modules = x_module.into_iter().chain(modules).collect();
         let key = KernelKey { kernel: many.kernel, modules, constants: many.constants.clone() };
         let pipeline = pipeline::compile(device, false, &key, None, None);
@@ -212,7 +213,7 @@ impl Probe {
         (self.format.pack)(&self.blocks, &mut planes.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>());
         let planes = planes.iter().map(|plane| input(device, plane)).collect::<Result<Vec<_>>>()?;
         let (m, groups) = (Self::M as u32, (self.k / 32) as u32);
-        let shape = Shape { m, groups, y_stride: m, y_offset: 0, section: 0 };
+        let shape = Shape { m, groups, y_stride: m, ..Shape::default() };
         // What a kernel that writes nothing would leave.
         let y = input(device, bytemuck::cast_slice(&vec![f32::MAX; self.expected.len()]))?;
         let x = input(device, bytemuck::cast_slice(&self.x))?;

@@ -15,6 +15,8 @@ use crate::quant::{Format, Weight};
 
 /// Weight buffers grow up to this size, so that there are few of them and none is too large for a driver.
 const ARENA_BYTES: u64 = 256 << 20;
+/// Rows that a kernel may take at a time: a part of a matrix has zeros up to a multiple of it.
+const ROWS: usize = 4;
 /// Weights in an addressable unit of the kernels.
 pub(crate) const GROUP: usize = 32;
 
@@ -214,13 +216,14 @@ impl Plan<'_> {
         }
         let blocks = row_len / format.block_len;
         let widest = format.planes.iter().map(|plane| plane.block_bytes).max().unwrap_or(1);
-        // Four rows at a time, as the kernels do; 16 bytes are left for rounding up.
+        // Kernels take several rows at a time, and need not look whether all of them exist: a part has room for as many.
+        // 16 bytes are left for rounding up.
         let most = (self.caps.max_binding_bytes as usize).saturating_sub(16) / (blocks * widest);
-        let step = if most >= 4 { most / 4 * 4 } else { most / 2 * 2 };
+        let step = most / ROWS * ROWS;
         if step == 0 {
             return Err(Error::OutOfMemory {
-                what: format!("two rows of `{}` in one binding", matrix.weights[0].name),
-                needed_bytes: 2 * (blocks * widest) as u64,
+                what: format!("{ROWS} rows of `{}` in one binding", matrix.weights[0].name),
+                needed_bytes: (ROWS * blocks * widest) as u64,
                 available_bytes: self.caps.max_binding_bytes,
             });
         }
@@ -228,7 +231,8 @@ impl Plan<'_> {
         let mut parts = Vec::new();
         for start in (0..n_rows).step_by(step) {
             let rows = start..n_rows.min(start + step);
-            let planes = format.planes.iter().map(|plane| self.take((rows.len() * blocks * plane.block_bytes) as u64));
+            let n_blocks = rows.len().next_multiple_of(ROWS) * blocks;
+            let planes = format.planes.iter().map(|plane| self.take((n_blocks * plane.block_bytes) as u64));
             let planes = planes.collect::<Result<_>>()?;
             parts.push(Part { rows, planes });
         }

@@ -10,12 +10,14 @@ mod bindings;
 mod cache;
 mod choose;
 mod device;
+mod fold;
 mod fuse;
 mod inventory;
 mod kernels;
 mod kv;
 mod matmul;
 mod matrix;
+mod matvec;
 mod memory;
 mod pipeline;
 mod program;
@@ -24,6 +26,8 @@ mod shader;
 mod specimens;
 mod tune;
 mod upload;
+#[cfg(not(any(target_vendor = "apple", target_arch = "wasm32")))]
+mod vulkan;
 
 use std::path::PathBuf;
 

@@ -1,16 +1,18 @@
 //! A graph compiled for a GPU: buffers, pipelines and bind groups made once, calls replayed each step.
 //!
-//! There are four lists of calls: body and head (what runs over the step's rows, and over the output rows), each for one
-//! row and for many. A step writes its inputs, encodes one pass of two of these lists, submits once and reads back.
+//! There are lists of calls: for one row; and for many rows the body (what runs over the step's rows) and the head (what
+//! runs over the output rows, one or many). A step writes its inputs, encodes one pass of these, submits once and reads back.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::attention;
 use super::device::{Device, DeviceOptions};
+use super::fold;
 use super::fuse::{self, Fused};
 use super::kernels::{Bind, Call, Grid, Lower, Mode, Shape};
 use super::kv::KvFormat;
+use super::matvec::Decode;
 use super::memory::{self, MatrixRef, WeightMemory};
 use super::pipeline::{Kernel, Pipelines};
 use super::readback::{MAX_IN_FLIGHT, Readback};
@@ -37,7 +39,10 @@ pub struct GpuProgram {
     values: Vec<wgpu::Buffer>,
     chosen: wgpu::Buffer,
     readback: Readback,
-    body: [Vec<Recorded>; 2],
+    /// Body and head for one row.
+    decode: Vec<Recorded>,
+    n_decode_body: usize,
+    body: Vec<Recorded>,
     head: [Vec<Recorded>; 2],
     argmax: Vec<Recorded>,
     draw: Vec<Recorded>,
@@ -79,7 +84,7 @@ pub fn compile(
     progress: Progress<'_>,
 ) -> Result<GpuProgram> {
     let device = Device::open(&options.device)?;
-    let fused = fused(graph, weights, device.caps.max_bindings as usize, options.fuse);
+    let fused = fused(graph, weights, device.caps.max_bindings as usize, options);
     let limits = fit_limits(&device, graph, &fused, limits)?;
     let (matrices, vectors) = used_weights(&fused);
     let device = Arc::new(prove(device, &options.device, weights, &fused)?);
@@ -88,12 +93,20 @@ pub fn compile(
 }
 
 /// The nodes of `graph`: one an op, or as few as the kernels allow.
-pub(super) fn fused(graph: &Graph, weights: &dyn Weights, max_bindings: usize, fuse: bool) -> Fused {
+pub(super) fn fused(graph: &Graph, weights: &dyn Weights, max_bindings: usize, options: &Options) -> Fused {
     let same_format = |a: &WeightRef, b: &WeightRef| match (weights.weight(&a.name), weights.weight(&b.name)) {
         (Some(a), Some(b)) => a.format == b.format,
         _ => false,
     };
-    if fuse { fuse::fuse(graph, &same_format, max_bindings) } else { fuse::plain(graph) }
+    if !options.fuse {
+        return fuse::plain(graph);
+    }
+    let mut fused = fuse::fuse(graph, &same_format, max_bindings);
+    // A norm that is gone leaves no tensor of its own, and a kernel that makes its sums binds four buffers more.
+    if !options.keep_tensors && max_bindings >= 12 {
+        fold::fold(&mut fused);
+    }
+    fused
 }
 
 /// The device, whose cooperative matrices were tested with the format of the first matmul.
@@ -151,6 +164,16 @@ pub(super) fn used_weights(fused: &Fused) -> (Vec<MatrixRef>, Vec<Vec<WeightRef>
             _ => {}
         }
     }
+    // Two matmuls of the same input may run as one, with all their biases.
+    for pair in fused.nodes.windows(2) {
+        if let [Node::MatMul { x: a, bias, .. }, Node::MatMul { x: b, bias: more, .. }] = pair
+            && a == b
+            && !bias.is_empty()
+            && !more.is_empty()
+        {
+            vectors.push(bias.iter().chain(more).cloned().collect());
+        }
+    }
     (matrices, vectors)
 }
 
@@ -159,8 +182,12 @@ fn assign_slots(fused: &Fused, keep: bool) -> (Vec<usize>, Vec<(Rows, usize)>) {
     let mut last = vec![0; fused.tensors.len()];
     for (i, node) in fused.nodes.iter().enumerate() {
         let (reads, writes) = node.tensors();
-        for tensor in reads.into_iter().chain(writes) {
+        for tensor in reads.into_iter().chain(writes).chain(fused.written(i)) {
             last[tensor] = i;
+            // Of one row, what reads a folded norm reads its sums.
+            if let Some(fold) = fused.folds.iter().find(|fold| fused.nodes[fold.norm].tensors().1 == Some(tensor)) {
+                last[fold.parts] = i;
+            }
         }
     }
     // Attention to one row reads what `RopeKv` would have read.
@@ -175,25 +202,30 @@ fn assign_slots(fused: &Fused, keep: bool) -> (Vec<usize>, Vec<(Rows, usize)>) {
     let mut slots: Vec<(Rows, usize)> = Vec::new();
     let mut of = vec![usize::MAX; fused.tensors.len()];
     let mut free_after: Vec<usize> = Vec::new();
-    for (i, node) in fused.nodes.iter().enumerate() {
-        let Some(y) = node.tensors().1 else { continue };
-        let kind = (fused.tensors[y].rows, fused.tensors[y].width);
-        // A tensor that node i reads for the last time is still bound while i writes.
-        let reuse = (0..slots.len()).find(|&s| !keep && slots[s] == kind && free_after[s] < i);
-        let slot = reuse.unwrap_or_else(|| {
-            slots.push(kind);
-            free_after.push(0);
-            slots.len() - 1
-        });
-        free_after[slot] = last[y];
-        of[y] = slot;
+    for i in 0..fused.nodes.len() {
+        for y in fused.written(i) {
+            if of[y] != usize::MAX {
+                continue;
+            }
+            let kind = (fused.tensors[y].rows, fused.tensors[y].width);
+            // A tensor that node i reads for the last time is still bound while i writes.
+            let reuse = (0..slots.len()).find(|&s| !keep && slots[s] == kind && free_after[s] < i);
+            let slot = reuse.unwrap_or_else(|| {
+                slots.push(kind);
+                free_after.push(0);
+                slots.len() - 1
+            });
+            free_after[slot] = last[y];
+            of[y] = slot;
+        }
     }
     (of, slots)
 }
 
 /// All calls of a program, by what runs when: for one row and for many, over the step's rows and over the output rows.
 pub(super) struct Lists {
-    body: [Vec<Call>; 2],
+    decode: Decode,
+    body: Vec<Call>,
     head: [Vec<Call>; 2],
     argmax: Vec<Call>,
     draw: Vec<Call>,
@@ -203,7 +235,8 @@ impl Lists {
     pub(super) fn new(lower: &Lower<'_>) -> Self {
         let modes = [Mode::One, Mode::Many];
         Self {
-            body: modes.map(|mode| lower.section(Rows::Step, mode)),
+            decode: lower.decode(),
+            body: lower.section(Rows::Step, Mode::Many),
             head: modes.map(|mode| lower.section(Rows::Output, mode)),
             argmax: lower.argmax(),
             draw: lower.draw(),
@@ -211,13 +244,14 @@ impl Lists {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Call> {
-        self.body.iter().chain(&self.head).chain([&self.argmax, &self.draw]).flatten()
+        [&self.decode.calls, &self.body].into_iter().chain(&self.head).chain([&self.argmax, &self.draw]).flatten()
     }
 
     /// All calls, in the order in which a prompt and then single tokens need them.
     fn in_order(&self) -> impl Iterator<Item = &Call> {
-        let ([one, many], [one_output, many_outputs]) = (&self.body, &self.head);
-        [many, one_output, &self.argmax, one, &self.draw, many_outputs].into_iter().flatten()
+        let [one_output, many_outputs] = &self.head;
+        let lists = [&self.body, one_output, &self.argmax, &self.decode.calls, &self.draw, many_outputs];
+        lists.into_iter().flatten()
     }
 }
 
@@ -265,7 +299,9 @@ impl Builder<'_> {
             calls.iter().map(|call| self.record(call, &kernels[&call.key], &buffers)).collect()
         };
         let program = GpuProgram {
-            body: lists.body.each_ref().map(|calls| record(calls)),
+            decode: record(&lists.decode.calls),
+            n_decode_body: lists.decode.n_body,
+            body: record(&lists.body),
             head: lists.head.each_ref().map(|calls| record(calls)),
             argmax: record(&lists.argmax),
             draw: record(&lists.draw),
@@ -373,6 +409,10 @@ impl Builder<'_> {
             Bind::Draws => buffers.inputs.binding(buffers.inputs.draws),
             Bind::Candidates => buffers.candidates.as_entire_binding(),
             Bind::Chosen => buffers.chosen.as_entire_binding(),
+            Bind::Plane(matrix, part, plane) => {
+                let part = &self.weights.matrix(matrix).parts[*part];
+                self.weights.planes(part).nth(*plane).unwrap_or_else(|| panic!("no plane {plane}"))
+            }
             Bind::Partials => buffers.partials.as_entire_binding(),
         }
     }
@@ -537,9 +577,16 @@ impl Program for GpuProgram {
 
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
         let mut pass = encoder.begin_compute_pass(&Default::default());
-        Self::replay(&mut pass, &self.body[usize::from(n_rows > 1)], n_rows, step.rows, &mut counters);
+        match (n_rows, wants_output) {
+            (1, true) => Self::replay(&mut pass, &self.decode, 1, step.rows, &mut counters),
+            (1, false) => Self::replay(&mut pass, &self.decode[..self.n_decode_body], 1, step.rows, &mut counters),
+            _ => Self::replay(&mut pass, &self.body, n_rows, step.rows, &mut counters),
+        }
         if wants_output {
-            Self::replay(&mut pass, &self.head[usize::from(n_outputs > 1)], n_outputs, step.rows, &mut counters);
+            if n_rows > 1 {
+                let head = &self.head[usize::from(n_outputs > 1)];
+                Self::replay(&mut pass, head, n_outputs, step.rows, &mut counters);
+            }
             let choice: &[Recorded] = match step.want {
                 Want::Argmax => &self.argmax,
                 Want::Draw(_) => &self.draw,

@@ -4,6 +4,7 @@
 //! *slots* (`//! import quant, reduce`); a [`KernelKey`] says which file fills each. What varies is a file or a
 //! constant, so there is nothing to preprocess.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::quant;
@@ -27,13 +28,21 @@ sources![
     "attention_merge",
     "bias/none",
     "bias/vector",
+    "dot/bytes",
+    "dot/denormals",
+    "dot/pairs",
     "embed",
     "epilogue/add",
     "epilogue/gated",
     "epilogue/store",
+    "fold/gain",
+    "fold/none",
+    "fold/squares",
     "fours/subgroup",
     "fours/workgroup",
     "gated",
+    "half/native",
+    "half/packed",
     "head_norm/none",
     "head_norm/rms",
     "kv/f16",
@@ -61,6 +70,8 @@ sources![
     "matmul_coop8",
     "matmul_tiled",
     "matvec",
+    "matvec_two",
+    "norm_add",
     "output_rows",
     "prologue/fold",
     "prologue/stored",
@@ -72,6 +83,8 @@ sources![
     "rope",
     "rope_kv",
     "sample",
+    "scale/none",
+    "scale/rms",
     "sinks/learned",
     "sinks/none",
     "softcap",
@@ -140,7 +153,7 @@ impl KernelKey {
         let main = source(self.kernel);
         let mut parts = Vec::new();
         self.collect(main, &mut parts);
-        parts.push(main);
+        parts.push(main.into());
         let mut text = String::new();
         for enable in parts.iter().flat_map(|part| part.lines()).filter(|line| line.starts_with("enable ")) {
             text.push_str(enable);
@@ -164,28 +177,52 @@ impl KernelKey {
     }
 
     /// Appends what `text` imports, each file once, imports of imports first.
-    fn collect(&self, text: &'static str, parts: &mut Vec<&'static str>) {
+    fn collect(&self, text: &str, parts: &mut Vec<Cow<'static, str>>) {
         let slots = text.lines().find_map(|line| line.strip_prefix("//! import")).unwrap_or_default();
         for slot in slots.split(',').map(str::trim).filter(|slot| !slot.is_empty()) {
             let part = self.module(slot);
             if !parts.contains(&part) {
-                self.collect(part, parts);
+                self.collect(&part, parts);
                 parts.push(part);
             }
         }
     }
 
-    fn module(&self, slot: &str) -> &'static str {
+    fn module(&self, slot: &str) -> Cow<'static, str> {
         let file = self.modules.iter().find(|(known, _)| *known == slot).map(|(_, file)| *file);
         match (slot, file) {
-            ("quant", Some(name)) => {
-                let format = quant::ALL.iter().find(|format| format.name.eq_ignore_ascii_case(name));
-                format.unwrap_or_else(|| panic!("{self}: no format {name}")).shader
-            }
-            (_, Some(file)) => source(&format!("{slot}/{file}")),
-            (_, None) => source(&format!("lib/{slot}")),
+            ("quant", Some(name)) => self.format(name).into(),
+            ("quant2", Some(name)) => second(self.format(name)).into(),
+            (_, Some(file)) => source(&format!("{slot}/{file}")).into(),
+            (_, None) => source(&format!("lib/{slot}")).into(),
         }
     }
+
+    fn format(&self, name: &str) -> &'static str {
+        let format = quant::ALL.iter().find(|format| format.name.eq_ignore_ascii_case(name));
+        format.unwrap_or_else(|| panic!("{self}: no format {name}")).shader
+    }
+}
+
+/// The text of a format beside another one in the same shader: what it exports has a 2 in its name, and its planes are
+/// bindings 10, 11, … of group 0.
+fn second(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 64);
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let is_start = !out.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let names = [("quant_", "quant2_"), ("Quants", "Quants2"), ("w_", "w2_")];
+        let renamed = names.iter().find(|(old, _)| is_start && rest.starts_with(old));
+        let bound = [("@group(1) @binding(", "@group(0) @binding(1")];
+        if let Some((old, new)) = renamed.or_else(|| bound.iter().find(|(old, _)| rest.starts_with(old))) {
+            out.push_str(new);
+            rest = &rest[old.len()..];
+        } else {
+            out.push(c);
+            rest = &rest[c.len_utf8()..];
+        }
+    }
+    out
 }
 
 fn source(path: &str) -> &'static str {
@@ -194,111 +231,31 @@ fn source(path: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
-    /// The files that can fill a slot, where others are filled.
-    fn choices(slot: &str, filled: &[(&'static str, &'static str)]) -> Vec<&'static str> {
-        match slot {
-            // What is written is what is read.
-            "kv_store" => filled.iter().filter(|(known, _)| *known == "kv").map(|(_, file)| *file).collect(),
-            "quant" => quant::ALL.iter().map(|format| format.name).collect(),
-            _ => SOURCES.iter().filter_map(|(path, _)| path.strip_prefix(slot)?.strip_prefix('/')).collect(),
-        }
-    }
-
-    /// Slots below `text`, imports of imports included; `filled` decides what is in a slot.
-    fn slots(text: &str, filled: &[(&'static str, &'static str)]) -> Vec<&'static str> {
-        const ALL: &[&str] = &[
-            "x",
-            "quant",
-            "reduce",
-            "lanes",
-            "kv",
-            "kv_store",
-            "fours",
-            "sinks",
-            "prologue",
-            "epilogue",
-            "bias",
-            "act",
-            "residual",
-            "head_norm",
-        ];
-        let imports = text.lines().find_map(|line| line.strip_prefix("//! import")).unwrap_or_default();
-        let mut found = Vec::new();
-        for import in imports.split(',').map(str::trim) {
-            if let Some(slot) = ALL.iter().find(|slot| **slot == import) {
-                found.push(*slot);
-                if let Some((_, file)) = filled.iter().find(|(known, _)| known == slot)
-                    && *slot != "quant"
-                {
-                    found.extend(slots(source(&format!("{slot}/{file}")), filled));
-                }
-            } else if !import.is_empty() {
-                found.extend(slots(source(&format!("lib/{import}")), filled));
-            }
-        }
-        found
-    }
-
-    /// Every way to fill the slots of a kernel.
-    fn variants(kernel: &'static str, filled: Vec<(&'static str, &'static str)>, out: &mut Vec<KernelKey>) {
-        let open =
-            slots(source(kernel), &filled).into_iter().find(|slot| filled.iter().all(|(known, _)| known != slot));
-        match open {
-            None => out.push(KernelKey { kernel, modules: filled, constants: constants() }),
-            Some(slot) => {
-                for file in choices(slot, &filled) {
-                    let mut filled = filled.clone();
-                    filled.push((slot, file));
-                    variants(kernel, filled, out);
-                }
-            }
-        }
-    }
-
-    fn constants() -> Vec<(&'static str, Constant)> {
-        let sizes = ["K", "D", "X_LEN", "ROWS", "HEAD_DIM", "N_ROT", "WG", "N_HEAD", "N_HEAD_KV", "SLICE", "SLICES"];
-        let lens = ["HEAD_LEN", "SQUARES_LEN", "FRESH_LEN", "QUERY_LEN", "WEIGHTS_LEN", "SPLIT", "MAX_SPLITS", "TILE"];
-        let others = ["ROW0", "NEOX", "WINDOW", "Q_OFFSET", "K_OFFSET", "V_OFFSET"];
-        let strides = ["Q_STRIDE", "K_STRIDE", "V_STRIDE"];
-        let reals = ["EPS", "SCALE", "CAP", "SOFTCAP"];
-        let small = [("LANES", 4_u32), ("SUBGROUP", 8), ("TEAMS", 8), ("HEADS", 3), ("ROWS", 1), ("FOURS", 1)];
-        sizes
-            .iter()
-            .chain(&strides)
-            .chain(&lens)
-            .map(|name| (*name, Constant::from(64_u32)))
-            .chain(others.iter().map(|name| (*name, Constant::from(0_u32))))
-            .chain(reals.iter().map(|name| (*name, Constant::from(0.5_f32))))
-            .chain(small.map(|(name, value)| (name, Constant::from(value))))
-            .collect()
-    }
-
+    /// Of all kernels that programs are made of on devices of all kinds, those whose texts differ.
     #[test]
-    fn every_variant_of_every_kernel_is_valid() {
-        let kernels = SOURCES.iter().map(|(path, _)| *path).filter(|path| !path.contains('/'));
-        let mut keys = Vec::new();
-        kernels.for_each(|kernel| variants(kernel, vec![], &mut keys));
-        assert!(keys.len() > 200, "only {} variants", keys.len());
-        for key in &keys {
-            let (text, constants) = key.link();
+    fn every_kernel_is_valid() {
+        let kernels = super::super::inventory::kernels(None).expect("specimens can be lowered");
+        let mut seen = HashSet::new();
+        let texts = kernels.iter().filter(|kernel| seen.insert(kernel.key.link().0)).collect::<Vec<_>>();
+        assert!(texts.len() > 200, "only {} kernels", texts.len());
+        for kernel in texts {
+            let (text, constants) = kernel.key.link();
             let module = naga::front::wgsl::parse_str(&text)
-                .unwrap_or_else(|e| panic!("{key} {:?}: {}", key.modules, e.emit_to_string(&text)));
+                .unwrap_or_else(|e| panic!("{}: {}", kernel.name, e.emit_to_string(&text)));
             let capabilities = naga::valid::Capabilities::SUBGROUP
                 | naga::valid::Capabilities::SHADER_FLOAT16
                 | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32
                 | naga::valid::Capabilities::COOPERATIVE_MATRIX;
             let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
-            let info = validator.validate(&module).unwrap_or_else(|e| panic!("{key} {:?}: {e:?}", key.modules));
+            let info = validator.validate(&module).unwrap_or_else(|e| panic!("{}: {e:?}", kernel.name));
             let values = constants.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-            naga::back::pipeline_constants::process_overrides(
-                &module,
-                &info,
-                Some((naga::ShaderStage::Compute, "main")),
-                &values,
-            )
-            .unwrap_or_else(|e| panic!("{key} {:?}: {e}", key.modules));
+            let entry = Some((naga::ShaderStage::Compute, "main"));
+            naga::back::pipeline_constants::process_overrides(&module, &info, entry, &values)
+                .unwrap_or_else(|e| panic!("{}: {e}", kernel.name));
         }
     }
 

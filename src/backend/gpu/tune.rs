@@ -5,16 +5,57 @@
 
 use super::device::Capabilities;
 
-/// Invocations that share four rows of a matvec, and invocations in its workgroup; `n_groups` is K / 32.
-pub(crate) fn matvec(caps: &Capabilities, n_groups: usize) -> (usize, usize) {
+/// How a matvec is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MatVec {
+    /// Invocations of a workgroup.
+    pub wg: usize,
+    /// Invocations that share the same rows.
+    pub lanes: usize,
+    /// Rows that they share.
+    pub rows: usize,
+}
+
+/// For `m` rows of `n_groups` groups of 32.
+///
+/// Four rows share what it costs to read x and to add it up: on Apple's G13 0.3 instructions a weight, twice that with two.
+/// But where four leave fewer invocations than a GPU of middle size can hold, two fill it better (derived, not measured).
+pub(crate) fn matvec(caps: &Capabilities, m: usize, n_groups: usize) -> MatVec {
     if caps.software {
         // Lane by lane (Mesa 26.2's lavapipe, Q4_1, K 576): 1 lane 2.5, 2 lanes 1.8, 8 lanes 1.1 G weights/s.
-        return (1, 32);
+        return MatVec { wg: 32, lanes: 1, rows: 4 };
     }
-    // Two groups a lane at least; a team lies within one subgroup where there are any.
+    const FULL: usize = 16_384;
     let widest = caps.subgroup.map_or(32, |size| size as usize).min(32);
-    let lanes = (n_groups / 2).max(1).next_power_of_two();
-    (lanes.min(widest), 64)
+    let lanes = lanes(n_groups, widest);
+    MatVec { wg: 64, lanes, rows: if m / 4 * lanes >= FULL { 4 } else { 2 } }
+}
+
+/// The most lanes of which three quarters have something to do on average, and each at least two groups.
+fn lanes(n_groups: usize, widest: usize) -> usize {
+    let is_good = |&lanes: &usize| n_groups >= 2 * lanes && 4 * n_groups >= 3 * n_groups.next_multiple_of(lanes);
+    let powers = std::iter::successors(Some(widest), |lanes| Some(lanes / 2));
+    powers.take_while(|&lanes| lanes > 0).find(is_good).unwrap_or(1)
+}
+
+/// How quants are multiplied: `shaders/dot/`. Arithmetic instructions a weight in the loop, four rows, Q4_0 / Q8_0:
+///
+/// | compiler | bytes | pairs | denormals |
+/// | --- | --- | --- | --- |
+/// | Apple G13 | 4.6 / 4.3 | 2.6 / 2.9 | 2.1 / 2.3 |
+///
+/// A software adapter converts bytes eight at a time, and has no f16 in its instructions.
+pub(crate) fn dot(caps: &Capabilities) -> &'static str {
+    match caps {
+        Capabilities { software: true, .. } => "bytes",
+        Capabilities { denormals: true, .. } => "denormals",
+        _ => "pairs",
+    }
+}
+
+/// Invocations of a norm whose sums of squares are there, with two elements each.
+pub(crate) fn norm_add(caps: &Capabilities) -> usize {
+    subgroup(caps).max(32)
 }
 
 /// Whether the invocations of a subgroup, which all need the same x where a team is one of them, share its loads.
@@ -75,4 +116,15 @@ pub(crate) const MATMUL_TILED: usize = 128;
 
 fn subgroup(caps: &Capabilities) -> usize {
     caps.subgroup.map_or(1, |size| size as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_have_something_to_do() {
+        let found: Vec<usize> = [1, 2, 18, 20, 28, 48, 64, 128, 344].iter().map(|&n| lanes(n, 32)).collect();
+        assert_eq!(found, [1, 1, 8, 8, 8, 16, 32, 32, 32]);
+    }
 }

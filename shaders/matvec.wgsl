@@ -66,11 +66,11 @@ fn main(
         }
         x_sums += group_sums(low1, high1);
         let x_half = x_sums.x + x_sums.y;
-        sum.x = quant_half(sum.x, at, s0, x_half);
-        sum.y = quant_half(sum.y, at + groups, s1, x_half);
+        sum.x = quant_half(sum.x, at, g, s0, x_half);
+        sum.y = quant_half(sum.y, at + groups, g, s1, x_half);
         if ROWS > 2u {
-            sum.z = quant_half(sum.z, at + 2u * groups, s2, x_half);
-            sum.w = quant_half(sum.w, at + 3u * groups, s3, x_half);
+            sum.z = quant_half(sum.z, at + 2u * groups, g, s2, x_half);
+            sum.w = quant_half(sum.w, at + 3u * groups, g, s3, x_half);
         }
         s0 = quant_rest(s0);
         s1 = quant_rest(s1);
@@ -96,11 +96,11 @@ fn main(
             s3 = quant_step(q3, 3u, low3, high3, s3);
         }
         x_sums += group_sums(low3, high3);
-        sum.x = quant_add(sum.x, at, s0, x_sums, x_half);
-        sum.y = quant_add(sum.y, at + groups, s1, x_sums, x_half);
+        sum.x = quant_add(sum.x, at, g, s0, x_sums, x_half);
+        sum.y = quant_add(sum.y, at + groups, g, s1, x_sums, x_half);
         if ROWS > 2u {
-            sum.z = quant_add(sum.z, at + 2u * groups, s2, x_sums, x_half);
-            sum.w = quant_add(sum.w, at + 3u * groups, s3, x_sums, x_half);
+            sum.z = quant_add(sum.z, at + 2u * groups, g, s2, x_sums, x_half);
+            sum.w = quant_add(sum.w, at + 3u * groups, g, s3, x_sums, x_half);
         }
     }
 

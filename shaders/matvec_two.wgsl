@@ -59,10 +59,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i
             s3 = quant2_step(q3, 1u, low1, high1, s3);
             x_sums += group_sums(low1, high1);
             let x_half = x_sums.x + x_sums.y;
-            sum.x = quant2_half(sum.x, at, s0, x_half);
-            sum.y = quant2_half(sum.y, at + groups, s1, x_half);
-            sum.z = quant2_half(sum.z, at + 2u * groups, s2, x_half);
-            sum.w = quant2_half(sum.w, at + 3u * groups, s3, x_half);
+            sum.x = quant2_half(sum.x, at, g, s0, x_half);
+            sum.y = quant2_half(sum.y, at + groups, g, s1, x_half);
+            sum.z = quant2_half(sum.z, at + 2u * groups, g, s2, x_half);
+            sum.w = quant2_half(sum.w, at + 3u * groups, g, s3, x_half);
             s0 = quant2_rest(s0);
             s1 = quant2_rest(s1);
             s2 = quant2_rest(s2);
@@ -81,10 +81,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i
             s2 = quant2_step(q2, 3u, low3, high3, s2);
             s3 = quant2_step(q3, 3u, low3, high3, s3);
             x_sums += group_sums(low3, high3);
-            sum.x = quant2_add(sum.x, at, s0, x_sums, x_half);
-            sum.y = quant2_add(sum.y, at + groups, s1, x_sums, x_half);
-            sum.z = quant2_add(sum.z, at + 2u * groups, s2, x_sums, x_half);
-            sum.w = quant2_add(sum.w, at + 3u * groups, s3, x_sums, x_half);
+            sum.x = quant2_add(sum.x, at, g, s0, x_sums, x_half);
+            sum.y = quant2_add(sum.y, at + groups, g, s1, x_sums, x_half);
+            sum.z = quant2_add(sum.z, at + 2u * groups, g, s2, x_sums, x_half);
+            sum.w = quant2_add(sum.w, at + 3u * groups, g, s3, x_sums, x_half);
         }
     } else {
         for (var g = lane; g < groups; g += LANES) {
@@ -113,10 +113,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i
             s3 = quant_step(q3, 1u, low1, high1, s3);
             x_sums += group_sums(low1, high1);
             let x_half = x_sums.x + x_sums.y;
-            sum.x = quant_half(sum.x, at, s0, x_half);
-            sum.y = quant_half(sum.y, at + groups, s1, x_half);
-            sum.z = quant_half(sum.z, at + 2u * groups, s2, x_half);
-            sum.w = quant_half(sum.w, at + 3u * groups, s3, x_half);
+            sum.x = quant_half(sum.x, at, g, s0, x_half);
+            sum.y = quant_half(sum.y, at + groups, g, s1, x_half);
+            sum.z = quant_half(sum.z, at + 2u * groups, g, s2, x_half);
+            sum.w = quant_half(sum.w, at + 3u * groups, g, s3, x_half);
             s0 = quant_rest(s0);
             s1 = quant_rest(s1);
             s2 = quant_rest(s2);
@@ -135,10 +135,10 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i
             s2 = quant_step(q2, 3u, low3, high3, s2);
             s3 = quant_step(q3, 3u, low3, high3, s3);
             x_sums += group_sums(low3, high3);
-            sum.x = quant_add(sum.x, at, s0, x_sums, x_half);
-            sum.y = quant_add(sum.y, at + groups, s1, x_sums, x_half);
-            sum.z = quant_add(sum.z, at + 2u * groups, s2, x_sums, x_half);
-            sum.w = quant_add(sum.w, at + 3u * groups, s3, x_sums, x_half);
+            sum.x = quant_add(sum.x, at, g, s0, x_sums, x_half);
+            sum.y = quant_add(sum.y, at + groups, g, s1, x_sums, x_half);
+            sum.z = quant_add(sum.z, at + 2u * groups, g, s2, x_sums, x_half);
+            sum.w = quant_add(sum.w, at + 3u * groups, g, s3, x_sums, x_half);
         }
     }
 

@@ -4,6 +4,7 @@
 //!          dot8      the same for the low and for the high nibbles of a word
 //!          dot4_sum  what sums of dot4 mean: Σ q·x, given Σ x
 //!          dot8_sum  what sums of dot8 mean together: Σ q·x, given Σ x of both
+//!          dot_pair  the two halves of a word as numbers, below 1024
 //! exact    f32 sums
 
 fn dot4(w: u32, x: vec4<f32>, s: f32) -> f32 {
@@ -21,4 +22,8 @@ fn dot4_sum(s: f32, x_sum: f32) -> f32 {
 
 fn dot8_sum(s: vec2<f32>, x_sums: vec2<f32>) -> f32 {
     return s.x + s.y;
+}
+
+fn dot_pair(w: u32) -> vec2<f32> {
+    return vec2<f32>(vec2<u32>(w & 0xffffu, w >> 16u));
 }

@@ -4,6 +4,7 @@
 //!          dot8      the same for the low nibbles, and for 16 times the high ones
 //!          dot4_sum  what sums of dot4 mean: Σ q·x, given Σ x
 //!          dot8_sum  what sums of dot8 mean together: Σ q·x, given Σ x of both
+//!          dot_pair  the two halves of a word as numbers, below 1024
 //! note     for devices that keep f16 denormals, which is tested when one is opened. Nothing is converted and nothing has
 //!          a bias: a mask for two quants and a multiply-add for each is all there is
 //! exact    f32 sums
@@ -32,4 +33,8 @@ fn dot4_sum(s: f32, x_sum: f32) -> f32 {
 
 fn dot8_sum(s: vec2<f32>, x_sums: vec2<f32>) -> f32 {
     return fma(s.y, 1048576.0, 16777216.0 * s.x);
+}
+
+fn dot_pair(w: u32) -> vec2<f32> {
+    return 16777216.0 * unpack2x16float(w);
 }

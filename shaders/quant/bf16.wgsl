@@ -31,7 +31,7 @@ fn quant_step(q: Quants, k: u32, low: vec4<f32>, high: vec4<f32>, s: vec2<f32>) 
     return vec2<f32>(group_fma(bf16_four(w.z, w.w), high, group_fma(bf16_four(w.x, w.y), low, s.x)), 0.0);
 }
 
-fn quant_half(sum: f32, g: u32, s: vec2<f32>, x_sum: f32) -> f32 {
+fn quant_half(sum: f32, g: u32, column: u32, s: vec2<f32>, x_sum: f32) -> f32 {
     return sum;
 }
 
@@ -39,7 +39,7 @@ fn quant_rest(s: vec2<f32>) -> vec2<f32> {
     return s;
 }
 
-fn quant_add(sum: f32, g: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
+fn quant_add(sum: f32, g: u32, column: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
     return sum + s.x;
 }
 

@@ -2,7 +2,7 @@
 //!
 //! qs      [N / 32]   nibbles of a group
 //! d       [N / 64]   scales of two groups, f16
-//! exports quant_group, quant_read, quant_step, quant_half, quant_rest, quant_add, quant_bound
+//! exports quant_group, quant_read, quant_step, quant_bytes, quant_half, quant_rest, quant_add, quant_bound
 //! import  group, half, dot
 //! exact   quant_group has the bits of the CPU; quant_add scales and offsets once a group
 //! cpu     src/quant/q4_0.rs
@@ -19,6 +19,11 @@ fn quant_group(g: u32) -> Group {
     );
 }
 
+// Whether the two halves of a group have scales of their own.
+const HALVES = false;
+// What bytes of quants have to lose to be signed ones.
+const SIGNED_BY = 0u;
+
 struct Quants { qs: vec4<u32> }
 
 fn quant_read(g: u32) -> Quants {
@@ -29,7 +34,11 @@ fn quant_step(q: Quants, k: u32, low: vec4<f32>, high: vec4<f32>, s: vec2<f32>) 
     return dot8(q.qs[k], low, high, s);
 }
 
-fn quant_half(sum: f32, g: u32, s: vec2<f32>, x_sum: f32) -> f32 {
+fn quant_bytes(q: Quants, k: u32) -> vec2<u32> {
+    return vec2<u32>(q.qs[k] & 0x0f0f0f0fu, (q.qs[k] >> 4u) & 0x0f0f0f0fu);
+}
+
+fn quant_half(sum: f32, g: u32, column: u32, s: vec2<f32>, x_sum: f32) -> f32 {
     return sum;
 }
 
@@ -37,7 +46,7 @@ fn quant_rest(s: vec2<f32>) -> vec2<f32> {
     return s;
 }
 
-fn quant_add(sum: f32, g: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
+fn quant_add(sum: f32, g: u32, column: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
     let d = half_of(w_d[half_index(g)], g);
     return fma(d, fma(-8.0, x_sums.x + x_sums.y, dot8_sum(s, x_sums)), sum);
 }

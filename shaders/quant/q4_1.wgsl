@@ -2,7 +2,7 @@
 //!
 //! qs      [N / 32]   nibbles of a group
 //! dm      [N / 32]   scale and offset of a group, f16
-//! exports quant_group, quant_read, quant_step, quant_half, quant_rest, quant_add, quant_bound
+//! exports quant_group, quant_read, quant_step, quant_bytes, quant_half, quant_rest, quant_add, quant_bound
 //! import  group, dot
 //! exact   quant_group has the bits of the CPU where the driver does not fuse d · q + m; quant_add scales once a group
 //! cpu     src/quant/q4_1.rs
@@ -20,6 +20,11 @@ fn quant_group(g: u32) -> Group {
     );
 }
 
+// Whether the two halves of a group have scales of their own.
+const HALVES = false;
+// What bytes of quants have to lose to be signed ones.
+const SIGNED_BY = 0u;
+
 struct Quants { qs: vec4<u32> }
 
 fn quant_read(g: u32) -> Quants {
@@ -30,7 +35,11 @@ fn quant_step(q: Quants, k: u32, low: vec4<f32>, high: vec4<f32>, s: vec2<f32>) 
     return dot8(q.qs[k], low, high, s);
 }
 
-fn quant_half(sum: f32, g: u32, s: vec2<f32>, x_sum: f32) -> f32 {
+fn quant_bytes(q: Quants, k: u32) -> vec2<u32> {
+    return vec2<u32>(q.qs[k] & 0x0f0f0f0fu, (q.qs[k] >> 4u) & 0x0f0f0f0fu);
+}
+
+fn quant_half(sum: f32, g: u32, column: u32, s: vec2<f32>, x_sum: f32) -> f32 {
     return sum;
 }
 
@@ -38,7 +47,7 @@ fn quant_rest(s: vec2<f32>) -> vec2<f32> {
     return s;
 }
 
-fn quant_add(sum: f32, g: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
+fn quant_add(sum: f32, g: u32, column: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
     let dm = unpack2x16float(w_dm[g]);
     return fma(dm.x, dot8_sum(s, x_sums), fma(dm.y, x_sums.x + x_sums.y, sum));
 }

@@ -3,7 +3,7 @@
 //! qs      [N / 32]   nibbles of a group
 //! qh      [N / 32]   fifth bits of a group
 //! dm      [N / 32]   scale and offset of a group, f16
-//! exports quant_group, quant_read, quant_step, quant_half, quant_rest, quant_add, quant_bound
+//! exports quant_group, quant_read, quant_step, quant_bytes, quant_half, quant_rest, quant_add, quant_bound
 //! import  group, dot
 //! exact   quant_group has the bits of the CPU where the driver does not fuse d · q + m; quant_add scales once a group
 //! cpu     src/quant/q5_1.rs
@@ -22,22 +22,32 @@ fn quant_group(g: u32) -> Group {
     );
 }
 
+// Whether the two halves of a group have scales of their own.
+const HALVES = false;
+// What bytes of quants have to lose to be signed ones.
+const SIGNED_BY = 0u;
+
 struct Quants { qs: vec4<u32>, qh: u32 }
 
 fn quant_read(g: u32) -> Quants {
     return Quants(w_qs[g], w_qh[g]);
 }
 
-fn quant_step(q: Quants, k: u32, low: vec4<f32>, high: vec4<f32>, s: vec2<f32>) -> vec2<f32> {
+fn quant_bytes(q: Quants, k: u32) -> vec2<u32> {
     // The fifth bits of step k lie at 2k and 2k + 1, and belong to 4.
     let h_low = select(q.qh << (4u - 2u * k), q.qh >> (2u * k - 4u), k > 2u);
     let h_high = select(q.qh << (3u - 2u * k), q.qh >> (2u * k - 3u), k > 1u);
     let a = (q.qs[k] & 0x0f0f0f0fu) | (h_low & 0x10101010u);
     let b = ((q.qs[k] >> 4u) & 0x0f0f0f0fu) | (h_high & 0x10101010u);
-    return vec2<f32>(dot4(b, high, dot4(a, low, s.x)), 0.0);
+    return vec2<u32>(a, b);
 }
 
-fn quant_half(sum: f32, g: u32, s: vec2<f32>, x_sum: f32) -> f32 {
+fn quant_step(q: Quants, k: u32, low: vec4<f32>, high: vec4<f32>, s: vec2<f32>) -> vec2<f32> {
+    let b = quant_bytes(q, k);
+    return vec2<f32>(dot4(b.y, high, dot4(b.x, low, s.x)), 0.0);
+}
+
+fn quant_half(sum: f32, g: u32, column: u32, s: vec2<f32>, x_sum: f32) -> f32 {
     return sum;
 }
 
@@ -45,7 +55,7 @@ fn quant_rest(s: vec2<f32>) -> vec2<f32> {
     return s;
 }
 
-fn quant_add(sum: f32, g: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
+fn quant_add(sum: f32, g: u32, column: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
     let dm = unpack2x16float(w_dm[g]);
     return fma(dm.x, dot4_sum(s.x, x_sums.x + x_sums.y), fma(dm.y, x_sums.x + x_sums.y, sum));
 }

@@ -3,7 +3,7 @@
 //! qs      [N / 32]   nibbles of a group
 //! qh      [N / 32]   fifth bits of a group
 //! head    [N / 256]  d and dmin, f16, and the scales and mins of the groups, as src/quant/k_scales.rs packs them
-//! exports quant_group, quant_read, quant_step, quant_half, quant_rest, quant_add, quant_bound
+//! exports quant_group, quant_read, quant_step, quant_bytes, quant_half, quant_rest, quant_add, quant_bound
 //! import  group, dot
 //! exact   quant_group has the bits of the CPU where the driver does not fuse; quant_add scales once a group
 //! cpu     src/quant/q5_k.rs
@@ -14,7 +14,7 @@
 
 fn quant_group(g: u32) -> Group {
     let q = group_of(bytes_fives(w_qs[g], w_qh[g]));
-    let dm = q5_k_scale(g);
+    let dm = q5_k_scale(g, g);
     let m = vec4<f32>(dm.y);
     return Group(
         dm.x * q.v0 - m, dm.x * q.v1 - m, dm.x * q.v2 - m, dm.x * q.v3 - m,
@@ -22,22 +22,32 @@ fn quant_group(g: u32) -> Group {
     );
 }
 
+// Whether the two halves of a group have scales of their own.
+const HALVES = false;
+// What bytes of quants have to lose to be signed ones.
+const SIGNED_BY = 0u;
+
 struct Quants { qs: vec4<u32>, qh: u32 }
 
 fn quant_read(g: u32) -> Quants {
     return Quants(w_qs[g], w_qh[g]);
 }
 
-fn quant_step(q: Quants, k: u32, low: vec4<f32>, high: vec4<f32>, s: vec2<f32>) -> vec2<f32> {
+fn quant_bytes(q: Quants, k: u32) -> vec2<u32> {
     // The fifth bits of step k lie at 2k and 2k + 1, and belong to 4.
     let h_low = select(q.qh << (4u - 2u * k), q.qh >> (2u * k - 4u), k > 2u);
     let h_high = select(q.qh << (3u - 2u * k), q.qh >> (2u * k - 3u), k > 1u);
     let a = (q.qs[k] & 0x0f0f0f0fu) | (h_low & 0x10101010u);
     let b = ((q.qs[k] >> 4u) & 0x0f0f0f0fu) | (h_high & 0x10101010u);
-    return vec2<f32>(dot4(b, high, dot4(a, low, s.x)), 0.0);
+    return vec2<u32>(a, b);
 }
 
-fn quant_half(sum: f32, g: u32, s: vec2<f32>, x_sum: f32) -> f32 {
+fn quant_step(q: Quants, k: u32, low: vec4<f32>, high: vec4<f32>, s: vec2<f32>) -> vec2<f32> {
+    let b = quant_bytes(q, k);
+    return vec2<f32>(dot4(b.y, high, dot4(b.x, low, s.x)), 0.0);
+}
+
+fn quant_half(sum: f32, g: u32, column: u32, s: vec2<f32>, x_sum: f32) -> f32 {
     return sum;
 }
 
@@ -45,24 +55,23 @@ fn quant_rest(s: vec2<f32>) -> vec2<f32> {
     return s;
 }
 
-fn quant_add(sum: f32, g: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
-    let dm = q5_k_scale(g);
+fn quant_add(sum: f32, g: u32, column: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
+    let dm = q5_k_scale(g, column);
     return fma(dm.x, dot4_sum(s.x, x_sums.x + x_sums.y), fma(-dm.y, x_sums.x + x_sums.y, sum));
 }
 
 // No weight of group g is larger than this.
 fn quant_bound(g: u32) -> f32 {
-    let dm = q5_k_scale(g);
+    let dm = q5_k_scale(g, g);
     return max(abs(dm.y), abs(31.0 * dm.x - dm.y));
 }
 
-// d · scale and dmin · min of group g. The second word has the low four bits of the scales, the third those of the mins;
-// the last one the other two of the scales, and above them of the mins.
-fn q5_k_scale(g: u32) -> vec2<f32> {
+// d · scale and dmin · min of group g, which is number `i` of its row or of the matrix: rows are whole super-blocks. Low
+// bits of the scales 0 to 3 are nibbles of the lower half of the second word, those of the mins of its upper half; the
+// third word has the next four; the last one has the two bits above them of all.
+fn q5_k_scale(g: u32, i: u32) -> vec2<f32> {
     let head = w_head[g >> 3u];
-    let i = g & 7u;
-    let high = head.w >> (2u * i);
-    let scale = ((head.y >> (4u * i)) & 15u) | ((high & 3u) << 4u);
-    let offset = ((head.z >> (4u * i)) & 15u) | ((high >> 12u) & 48u);
-    return unpack2x16float(head.x) * vec2<f32>(vec2<u32>(scale, offset));
+    let low = select(head.y, head.z, (i & 4u) != 0u) >> (4u * (i & 3u));
+    let high = head.w >> (2u * (i & 7u));
+    return unpack2x16float(head.x) * dot_pair((low & 0x000f000fu) | ((high & 0x00030003u) << 4u));
 }

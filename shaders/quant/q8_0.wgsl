@@ -2,7 +2,7 @@
 //!
 //! qs      [N / 16]  two for a group: byte i is q of weight i, plus 128
 //! d       [N / 64]  scales of two groups, f16
-//! exports quant_group, quant_read, quant_step, quant_half, quant_rest, quant_add, quant_bound
+//! exports quant_group, quant_read, quant_step, quant_bytes, quant_half, quant_rest, quant_add, quant_bound
 //! import  group, half, dot
 //! exact   quant_group has the bits of the CPU; quant_add scales once a group
 //! cpu     src/quant/q8_0.rs
@@ -19,18 +19,28 @@ fn quant_group(g: u32) -> Group {
     );
 }
 
+// Whether the two halves of a group have scales of their own.
+const HALVES = false;
+// What bytes of quants have to lose to be signed ones.
+const SIGNED_BY = 128u;
+
 struct Quants { g: u32 }
 
 fn quant_read(g: u32) -> Quants {
     return Quants(2u * g);
 }
 
-fn quant_step(q: Quants, k: u32, low: vec4<f32>, high: vec4<f32>, s: vec2<f32>) -> vec2<f32> {
+fn quant_bytes(q: Quants, k: u32) -> vec2<u32> {
     let w = w_qs[q.g + k / 2u];
-    return vec2<f32>(dot4(w[2u * (k % 2u) + 1u], high, dot4(w[2u * (k % 2u)], low, s.x)), 0.0);
+    return vec2<u32>(w[2u * (k % 2u)], w[2u * (k % 2u) + 1u]);
 }
 
-fn quant_half(sum: f32, g: u32, s: vec2<f32>, x_sum: f32) -> f32 {
+fn quant_step(q: Quants, k: u32, low: vec4<f32>, high: vec4<f32>, s: vec2<f32>) -> vec2<f32> {
+    let b = quant_bytes(q, k);
+    return vec2<f32>(dot4(b.y, high, dot4(b.x, low, s.x)), 0.0);
+}
+
+fn quant_half(sum: f32, g: u32, column: u32, s: vec2<f32>, x_sum: f32) -> f32 {
     return sum;
 }
 
@@ -38,7 +48,7 @@ fn quant_rest(s: vec2<f32>) -> vec2<f32> {
     return s;
 }
 
-fn quant_add(sum: f32, g: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
+fn quant_add(sum: f32, g: u32, column: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
     let d = half_of(w_d[half_index(g)], g);
     return fma(d, fma(-128.0, x_sums.x + x_sums.y, dot4_sum(s.x, x_sums.x + x_sums.y)), sum);
 }

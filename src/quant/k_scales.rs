@@ -62,20 +62,21 @@ impl Head {
         (scales, mins)
     }
 
-    /// For the GPU: the bits of each scale and offset at places that depend on its number alone.
+    /// For the GPU: scale and offset of a sub-block at the same place of the two halves of a word, so that a mask takes both.
     ///
     /// ```text
-    /// byte 0     2        4                       8                       12
-    ///      d f16 dmin f16 bits 4i … 4i+3: bits    the same of the mins    bits 2i, 2i+1: bits 4, 5 of scale i;
-    ///                     0-3 of scale i                                  16 bits above them those of min i
+    /// byte 0     2        4                                   8                    12
+    ///      d f16 dmin f16 bits 4i … 4i+3 (i < 4): bits 0-3 of  the same for i + 4   bits 2i, 2i+1: bits 4, 5 of scale i;
+    ///                     scale i; 16 bits above them of min i                     16 bits above them of min i
     /// ```
     pub(super) fn pack(&self) -> Head {
         let (scales, mins) = self.unpack_integers();
-        let words = scales.iter().zip(&mins).enumerate().fold([0_u32; 3], |[low, low_mins, high], (i, (s, m))| {
-            let (s, m) = (u32::from(*s), u32::from(*m));
-            let (low, low_mins) = (low | (s & 15) << (4 * i), low_mins | (m & 15) << (4 * i));
-            [low, low_mins, high | (s >> 4) << (2 * i) | (m >> 4) << (16 + 2 * i)]
-        });
+        let mut words = [0_u32; 3];
+        for (i, (scale, min)) in scales.into_iter().zip(mins).enumerate() {
+            let both = u32::from(scale) | u32::from(min) << 16;
+            words[i / 4] |= (both & 0x000f_000f) << (4 * (i % 4));
+            words[2] |= (both >> 4 & 0x0003_0003) << (2 * i);
+        }
         Head { packed: bytemuck::cast(words.map(u32::to_le_bytes)), ..*self }
     }
 }
@@ -101,9 +102,8 @@ mod tests {
         let packed = Head::new(one, &scales, one, &mins).pack().packed;
         let word = |i: usize| u32::from_le_bytes(packed[4 * i..][..4].try_into().expect("four bytes"));
         for i in 0..8 {
-            let high = word(2) >> (2 * i);
-            assert_eq!(word(0) >> (4 * i) & 15 | (high & 3) << 4, u32::from(scales[i]), "scale {i}");
-            assert_eq!(word(1) >> (4 * i) & 15 | (high >> 16 & 3) << 4, u32::from(mins[i]), "min {i}");
+            let both = word(i / 4) >> (4 * (i % 4)) & 0x000f_000f | (word(2) >> (2 * i) & 0x0003_0003) << 4;
+            assert_eq!([both & 0xffff, both >> 16], [u32::from(scales[i]), u32::from(mins[i])], "sub-block {i}");
         }
     }
 }

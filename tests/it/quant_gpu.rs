@@ -33,10 +33,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     var s = quant_step(q, 1u, v.v2, v.v3, quant_step(q, 0u, v.v0, v.v1, vec2<f32>()));
     var x_sums = group_sums(v.v0, v.v1) + group_sums(v.v2, v.v3);
     let x_half = x_sums.x + x_sums.y;
-    var sum = quant_half(0.0, g, s, x_half);
+    var sum = quant_half(0.0, g, g, s, x_half);
     s = quant_step(q, 3u, v.v6, v.v7, quant_step(q, 2u, v.v4, v.v5, quant_rest(s)));
     x_sums += group_sums(v.v4, v.v5) + group_sums(v.v6, v.v7);
-    dots[g] = quant_add(sum, g, s, x_sums, x_half);
+    dots[g] = quant_add(sum, g, g, s, x_sums, x_half);
 }
 ";
 

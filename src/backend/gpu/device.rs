@@ -116,11 +116,14 @@ pub(crate) struct Capabilities {
     pub matrix: Option<MatrixUnit>,
     /// Whether f16 numbers that are denormal are read as what they are.
     pub denormals: bool,
+    /// Whether there is an instruction for the dot product of four bytes.
+    pub dp4a: bool,
 }
 
 impl Capabilities {
     /// What every device has that WebGPU runs on.
     pub(crate) const LEAST: Self = Self {
+        dp4a: false,
         max_bindings: 8,
         mapped: false,
         matrix: None,
@@ -151,6 +154,8 @@ pub struct DeviceOptions {
     pub max_binding_bytes: Option<u64>,
     /// Whether weights may be written where they lie, where the CPU shares the memory, instead of being copied there.
     pub mapped: bool,
+    /// Whether to multiply bytes, four at a time; where hardware can if not given. No device refuses: others expand it.
+    pub dp4a: Option<bool>,
     /// Whether the driver checks what shaders access, where it can.
     pub robust: bool,
 }
@@ -165,9 +170,18 @@ impl Default for DeviceOptions {
             as_hardware: false,
             max_binding_bytes: None,
             mapped: true,
+            dp4a: None,
             robust: false,
         }
     }
+}
+
+/// AMD since Vega 20, NVIDIA since Pascal and Intel since Xe have an instruction for the dot product of four bytes; Apple
+/// has none, and drivers for others expand it, too.
+fn has_dp4a(adapter: &wgpu::Adapter) -> bool {
+    const VENDORS: [u32; 3] = [0x1002, 0x10de, 0x8086];
+    let info = adapter.get_info();
+    VENDORS.contains(&info.vendor) && info.device_type != wgpu::DeviceType::Cpu && info.backend != wgpu::Backend::Metal
 }
 
 #[cfg_attr(any(target_vendor = "apple", target_arch = "wasm32"), expect(unused_variables, reason = "Vulkan's"))]
@@ -264,6 +278,7 @@ impl Device {
             software: info.kind == AdapterKind::Software && !options.as_hardware,
             matrix,
             denormals: false,
+            dp4a: options.dp4a.unwrap_or_else(|| has_dp4a(adapter)),
             mapped: features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
         };
         let cache_key = wgpu::util::pipeline_cache_key(&adapter.get_info());

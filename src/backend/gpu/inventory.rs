@@ -84,7 +84,9 @@ impl Compiler {
             profile("no f16", Capabilities { f16: false, ..caps }),
             profile("no subgroups", Capabilities { subgroup: None, ..caps }),
             profile("least", Capabilities { subgroup: None, f16: false, ..caps }),
-            profile("f16 denormals", Capabilities { denormals: true, ..caps }),
+            profile("f16 denormals", Capabilities { denormals: true, dp4a: false, ..caps }),
+            profile("no dp4a", Capabilities { dp4a: false, ..caps }),
+            profile("dp4a", Capabilities { dp4a: true, ..caps }),
         ];
         Ok(Self { device, profiles })
     }
@@ -135,6 +137,16 @@ fn profiles() -> Vec<Profile> {
             }
         }
     }
+    let some = Capabilities {
+        subgroup: Some(32),
+        f16: true,
+        max_bindings: 16,
+        max_binding_bytes: 1 << 30,
+        max_buffer_bytes: 1 << 30,
+        ..Capabilities::LEAST
+    };
+    profiles.push(Profile { name: "hardware, f16 denormals".into(), caps: Capabilities { denormals: true, ..some } });
+    profiles.push(Profile { name: "hardware, dp4a".into(), caps: Capabilities { dp4a: true, ..some } });
     profiles
 }
 

@@ -71,6 +71,8 @@ pub(crate) enum Grid {
     Linear(u32),
     /// x for every `rows_each` rows.
     PerRows { x: u32, rows_each: u32 },
+    /// This many in all, over x and z where one is too short, for every `rows_each` rows; in steps of so many rows only.
+    Some { total: u32, rows_each: u32, rows: [u32; 2] },
     /// x for every `rows_each` rows and every split of what they see, in steps of so many rows only.
     Splits { x: u32, rows_each: u32, rows: [u32; 2], visible: Option<Visible> },
     /// x for every row, if there is more than one split, in steps of so many rows only.
@@ -84,6 +86,9 @@ impl Grid {
         match self {
             Grid::Linear(total) => Some([total.min(MOST), total.div_ceil(MOST), 1]),
             Grid::PerRows { x, rows_each } => Some([x, n.div_ceil(rows_each), 1]),
+            Grid::Some { total, rows_each, rows: [least, most] } => {
+                (least..=most).contains(&n).then(|| [total.min(MOST), n.div_ceil(rows_each), total.div_ceil(MOST)])
+            }
             Grid::Splits { x, rows_each, rows: [least, most], visible } => (least..=most).contains(&n).then(|| {
                 let splits = visible.map_or(1, |visible| visible.most(rows));
                 [x, n.div_ceil(rows_each), splits]
@@ -235,6 +240,10 @@ impl Lower<'_> {
         let many = matmul::many(self.caps);
         for (part, piece) in matrix.parts.iter().enumerate() {
             let m = piece.rows.len();
+            let few =
+                self.matvec_few(&MatVec { x, matrix: matrix_ref, bias, epilogue, y, factor: None, fold: None }, part);
+            let least = if few.is_empty() { 2 } else { matmul::FEW + 1 };
+            calls.extend(few);
             let mut modules = self.quant_modules(matrix.format);
             if many.has_x {
                 modules.push(("x", if tune::x_is_shared(self.caps, 1) { "shared" } else { "direct" }));
@@ -244,7 +253,8 @@ impl Lower<'_> {
             self.finish(bias, epilogue, &mut modules, &mut binds);
             modules.push(("fold", "none"));
             let [tile_m, tile_t] = many.tile;
-            let grid = Grid::PerRows { x: m.div_ceil(tile_m) as u32, rows_each: tile_t as u32 };
+            let total = m.div_ceil(tile_m) as u32;
+            let grid = Grid::Some { total, rows_each: tile_t as u32, rows: [least, u32::MAX] };
             let key = KernelKey { kernel: many.kernel, modules, constants: many.constants.clone() };
             calls.push(Call { key, binds, matrix: Some((matrix_ref.clone(), part)), grid });
         }

@@ -8,6 +8,9 @@ use super::device::Capabilities;
 use super::shader::Constant;
 use super::tune;
 
+/// Rows up to which the matrix is read once by a matvec of several columns.
+pub(crate) const FEW: u32 = 8;
+
 /// A kernel for many rows.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Many {

@@ -7,6 +7,7 @@
 use super::fold::Fold;
 use super::fuse::{Epilogue, Node};
 use super::kernels::{Bind, Call, Constants, Grid, Lower, Mode, Modules, Shape};
+use super::matmul;
 use super::memory::{GROUP, MatrixRef};
 use super::shader::KernelKey;
 use super::tune;
@@ -89,28 +90,61 @@ impl Lower<'_> {
         let mut first_part = 0;
         for (part, piece) in matrix.parts.iter().enumerate() {
             let m = piece.rows.len();
-            let tune::MatVec { wg, lanes, rows } = tune::matvec(self.caps, m, node.matrix.row_len() / GROUP);
+            let tune::MatVec { wg, lanes, rows, dp4a } = self.matvec_tuning(node.matrix, m);
             let n = m.div_ceil(rows * wg / lanes) as u32;
             let mut shape = Shape { first_part, ..self.shape(node.matrix, part, node.y) };
             first_part += n;
             let mut constants: Constants = vec![("WG", wg.into()), ("LANES", lanes.into()), ("ROWS", rows.into())];
-            let mut modules = self.matvec_modules(lanes);
-            modules.extend(self.quant_modules(matrix.format));
+            let mut modules = self.quant_modules(matrix.format);
+            if dp4a {
+                modules[1].1 = "integers";
+                constants.extend([("CHUNK", tune::DP4A_CHUNK.into()), ("WORDS", (4 * tune::DP4A_CHUNK).into())]);
+            }
+            modules.extend(self.matvec_modules(lanes, !dp4a));
             let mut binds = vec![(0, Bind::Tensor(node.x)), (1, Bind::Tensor(node.y))];
             self.finish(node.bias, node.epilogue, &mut modules, &mut binds);
             self.factor(node.factor, &mut modules, &mut constants, &mut binds, &mut shape);
             self.fold_into(node.fold, &mut modules, &mut constants, &mut binds);
             binds.push((5, Bind::Shape(shape)));
-            let key = KernelKey { kernel: "matvec", modules, constants };
+            let key = KernelKey { kernel: if dp4a { "matvec_dp4a" } else { "matvec" }, modules, constants };
             calls.push(Call { key, binds, matrix: Some((node.matrix.clone(), part)), grid: Grid::Linear(n) });
         }
     }
 
-    fn matvec_modules(&self, lanes: usize) -> Modules {
-        vec![
-            ("x", if tune::x_is_shared(self.caps, lanes) { "shared" } else { "direct" }),
-            ("lanes", if self.caps.subgroup.is_some() { "subgroup" } else { "workgroup" }),
-        ]
+    fn matvec_tuning(&self, matrix: &MatrixRef, m: usize) -> tune::MatVec {
+        let is_quantized = self.weights.matrix(matrix).format.block_len > 1;
+        tune::matvec(self.caps, m, matrix.row_len() / GROUP, is_quantized)
+    }
+
+    fn matvec_modules(&self, lanes: usize, has_x: bool) -> Modules {
+        let x = has_x.then_some(("x", if tune::x_is_shared(self.caps, lanes) { "shared" } else { "direct" }));
+        let sums = ("lanes", if self.caps.subgroup.is_some() { "subgroup" } else { "workgroup" });
+        x.into_iter().chain([sums]).collect()
+    }
+
+    /// The calls for two to eight rows, of which each step needs one. A software adapter has none: there the tiles of a
+    /// matmul are as good.
+    pub(super) fn matvec_few(&self, node: &MatVec<'_>, part: usize) -> Vec<Call> {
+        if self.caps.software {
+            return vec![];
+        }
+        let matrix = self.weights.matrix(node.matrix);
+        let m = matrix.parts[part].rows.len();
+        let tune::MatVec { lanes, .. } = tune::matvec(self.caps, m, node.matrix.row_len() / GROUP, false);
+        let wg = tune::MATVEC;
+        let call = |cols: u32, rows: [u32; 2]| {
+            let constants: Constants = vec![("WG", wg.into()), ("LANES", lanes.into()), ("COLS", cols.into())];
+            let mut modules = self.quant_modules(matrix.format);
+            modules.extend(self.matvec_modules(lanes, true));
+            let mut binds = vec![(0, Bind::Tensor(node.x)), (1, Bind::Tensor(node.y)), (4, Bind::Step)];
+            self.finish(node.bias, node.epilogue, &mut modules, &mut binds);
+            modules.push(("fold", "none"));
+            binds.push((5, Bind::Shape(self.shape(node.matrix, part, node.y))));
+            let key = KernelKey { kernel: "matvec_few", modules, constants };
+            let grid = Grid::Some { total: m.div_ceil(2 * wg / lanes) as u32, rows_each: cols, rows };
+            Call { key, binds, matrix: Some((node.matrix.clone(), part)), grid }
+        };
+        vec![call(2, [2, 2]), call(4, [3, 4]), call(8, [5, matmul::FEW])]
     }
 
     /// Node `i` and the next one as one call, if they multiply the same x by matrices of two formats.
@@ -126,12 +160,12 @@ impl Lower<'_> {
             return None;
         }
         let (m, m2) = (node.matrix.n_rows(), next.matrix.n_rows());
-        let tune::MatVec { wg, lanes, .. } = tune::matvec(self.caps, m + m2, node.matrix.row_len() / GROUP);
+        let tune::MatVec { wg, lanes, .. } = tune::matvec(self.caps, m + m2, node.matrix.row_len() / GROUP, false);
         let rows = 4 * wg / lanes;
         let mut shape = Shape { m2: m2 as u32, ..self.shape(node.matrix, 0, node.y) };
         let mut constants: Constants = vec![("WG", wg.into()), ("LANES", lanes.into())];
-        let mut modules = self.matvec_modules(lanes);
-        modules.extend(self.quant_modules(a.format));
+        let mut modules = self.quant_modules(a.format);
+        modules.extend(self.matvec_modules(lanes, true));
         modules.push(("quant2", b.format.name));
         let mut binds = vec![(0, Bind::Tensor(node.x)), (1, Bind::Tensor(node.y)), (2, Bind::Tensor(next.y))];
         modules.push(("bias", if node.bias.is_empty() { "none" } else { "vector" }));
@@ -210,7 +244,7 @@ impl Lower<'_> {
                 let parts = self.weights.matrix(matrix).parts.iter();
                 let n = parts.map(|piece| {
                     let m = piece.rows.len();
-                    let tune::MatVec { wg, lanes, rows } = tune::matvec(self.caps, m, matrix.row_len() / GROUP);
+                    let tune::MatVec { wg, lanes, rows, .. } = self.matvec_tuning(matrix, m);
                     m.div_ceil(rows * wg / lanes)
                 });
                 n.sum()

@@ -30,6 +30,7 @@ sources![
     "bias/vector",
     "dot/bytes",
     "dot/denormals",
+    "dot/integers",
     "dot/pairs",
     "embed",
     "epilogue/add",
@@ -70,6 +71,8 @@ sources![
     "matmul_coop8",
     "matmul_tiled",
     "matvec",
+    "matvec_dp4a",
+    "matvec_few",
     "matvec_two",
     "norm_add",
     "output_rows",
@@ -211,7 +214,13 @@ fn second(text: &str) -> String {
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
         let is_start = !out.ends_with(|c: char| c.is_alphanumeric() || c == '_');
-        let names = [("quant_", "quant2_"), ("Quants", "Quants2"), ("w_", "w2_")];
+        let names = [
+            ("quant_", "quant2_"),
+            ("Quants", "Quants2"),
+            ("HALVES", "HALVES2"),
+            ("SIGNED_BY", "SIGNED_BY2"),
+            ("w_", "w2_"),
+        ];
         let renamed = names.iter().find(|(old, _)| is_start && rest.starts_with(old));
         let bound = [("@group(1) @binding(", "@group(0) @binding(1")];
         if let Some((old, new)) = renamed.or_else(|| bound.iter().find(|(old, _)| rest.starts_with(old))) {

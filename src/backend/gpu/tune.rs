@@ -14,21 +14,29 @@ pub(crate) struct MatVec {
     pub lanes: usize,
     /// Rows that they share.
     pub rows: usize,
+    /// Whether bytes are multiplied, four at a time.
+    pub dp4a: bool,
 }
 
-/// For `m` rows of `n_groups` groups of 32.
+/// For `m` rows of `n_groups` groups of 32, quantized or not.
+///
+/// Where hardware multiplies four bytes at a time, x is quantized to 15 bits first, by each workgroup for itself: 32 rows of
+/// it share what that takes, 0.2 instructions a weight (RDNA3: 1.15 in the loop for Q4_0, in place of 2.2).
 ///
 /// Four rows share what it costs to read x and to add it up: on Apple's G13 0.3 instructions a weight, twice that with two.
 /// But where four leave fewer invocations than a GPU of middle size can hold, two fill it better (derived, not measured).
-pub(crate) fn matvec(caps: &Capabilities, m: usize, n_groups: usize) -> MatVec {
+pub(crate) fn matvec(caps: &Capabilities, m: usize, n_groups: usize, is_quantized: bool) -> MatVec {
     if caps.software {
         // Lane by lane (Mesa 26.2's lavapipe, Q4_1, K 576): 1 lane 2.5, 2 lanes 1.8, 8 lanes 1.1 G weights/s.
-        return MatVec { wg: 32, lanes: 1, rows: 4 };
+        return MatVec { wg: 32, lanes: 1, rows: 4, dp4a: false };
     }
     const FULL: usize = 16_384;
     let widest = caps.subgroup.map_or(32, |size| size as usize).min(32);
     let lanes = lanes(n_groups, widest);
-    MatVec { wg: 64, lanes, rows: if m / 4 * lanes >= FULL { 4 } else { 2 } }
+    if caps.dp4a && is_quantized {
+        return MatVec { wg: 8 * lanes.max(4), lanes, rows: 4, dp4a: true };
+    }
+    MatVec { wg: MATVEC, lanes, rows: if m / 4 * lanes >= FULL { 4 } else { 2 }, dp4a: false }
 }
 
 /// The most lanes of which three quarters have something to do on average, and each at least two groups.
@@ -37,6 +45,12 @@ fn lanes(n_groups: usize, widest: usize) -> usize {
     let powers = std::iter::successors(Some(widest), |lanes| Some(lanes / 2));
     powers.take_while(|&lanes| lanes > 0).find(is_good).unwrap_or(1)
 }
+
+/// Invocations of a matvec's workgroup: two subgroups of most GPUs.
+pub(crate) const MATVEC: usize = 64;
+
+/// Groups of x that a matvec of bytes keeps in workgroup memory: 10 KiB, of 16 that every device has.
+pub(crate) const DP4A_CHUNK: usize = 128;
 
 /// How quants are multiplied: `shaders/dot/`. Arithmetic instructions a weight in the loop, four rows, Q4_0 / Q8_0:
 ///

@@ -153,6 +153,8 @@ pub struct DeviceOptions {
     pub mapped: bool,
     /// Whether the driver checks what shaders access, where it can.
     pub robust: bool,
+    /// Whether timestamps are wanted, where there are any.
+    pub timestamps: bool,
 }
 
 impl Default for DeviceOptions {
@@ -166,6 +168,7 @@ impl Default for DeviceOptions {
             max_binding_bytes: None,
             mapped: true,
             robust: false,
+            timestamps: false,
         }
     }
 }
@@ -230,6 +233,9 @@ impl Device {
             features |= wgpu::Features::SHADER_F16;
         }
         features |= wgpu::Features::PIPELINE_CACHE;
+        if options.timestamps {
+            features |= wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+        }
         // A card's own memory is written through a narrow window, if at all: there a copy by the card is faster.
         if options.mapped && matches!(info.kind, AdapterKind::Integrated | AdapterKind::Software) {
             features |= wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;

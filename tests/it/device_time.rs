@@ -148,3 +148,35 @@ fn compiled_pipelines_are_kept() {
     }
     assert_same("where no folder can be", &run(&path.join("below a file")), &first, 0.0);
 }
+
+/// Standard output, standard error and exit code of the program.
+fn halfbyte(args: &[&str]) -> (String, String, Option<i32>) {
+    let model = common::golden("tiny/llama-q4_0.gguf").display().to_string();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_halfbyte"))
+        .args(args)
+        .args(["-m", &model])
+        .env_remove("HALFBYTE_DEVICE")
+        .env("HALFBYTE_PIPELINE_CACHE", "off")
+        .output()
+        .expect("the program starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (text(output.stdout), text(output.stderr), output.status.code())
+}
+
+#[test]
+fn profile_is_an_option_of_the_commands_that_run_a_model() {
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("one JSON object");
+    let (stdout, ..) = halfbyte(&["generate", "--device", "gpu", "--profile", "--json", "-n", "3", "abc"]);
+    let profile = &json(&stdout)["profile"];
+    assert!(profile["read_bytes_per_second"].as_f64() > Some(0.0), "{profile}");
+    let kernels = profile["phases"][1]["kernels"].as_array().expect("kernels of decode");
+    assert!(kernels.len() > 4 && kernels.iter().all(|kernel| kernel["calls"].as_u64() > Some(0)), "{profile}");
+
+    let (stdout, ..) = halfbyte(&["bench", "--device", "gpu", "--profile", "-p", "0", "-n", "2", "-r", "1"]);
+    assert!(stdout.contains("decode: 2 steps, 2 tokens,") && stdout.contains("| outside kernels"), "{stdout}");
+    assert!(stdout.contains("| host ms a step |"), "{stdout}");
+
+    let (stdout, stderr, code) = halfbyte(&["generate", "--device", "cpu", "--profile", "abc"]);
+    assert_eq!((stdout.as_str(), code), ("", Some(2)));
+    assert!(stderr.contains("there is no profile of the CPU"), "{stderr}");
+}

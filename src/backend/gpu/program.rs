@@ -132,7 +132,7 @@ fn fit_limits(device: &Device, graph: &Graph, fused: &Fused, limits: Limits) -> 
         let page = 4 * PAGE_LEN * shape.n_head_kv * shape.head_dim;
         fit("the KV cache of a layer", page, limits.n_pages, limits.n_pages)?;
     }
-    // More rows than this would make a submission long enough for a watchdog.
+    // A grid has no more workgroups in a dimension.
     Ok(Limits { max_rows: max_rows.min(65_535), max_outputs, ..limits })
 }
 

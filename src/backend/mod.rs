@@ -12,12 +12,14 @@ pub mod compare;
 pub mod cpu;
 mod draw;
 pub mod gpu;
+mod profile;
 pub(crate) mod rng;
 
 use crate::error::Result;
 use crate::graph::Graph;
 pub(crate) use draw::{Candidate, NO_TOKEN, Plan, candidates, choose};
 pub use draw::{Draw, MAX_TOP_K};
+pub use profile::{KernelProfile, PhaseProfile, Profile};
 
 pub use crate::quant::Weights;
 
@@ -123,7 +125,8 @@ pub struct Info {
     pub memory: Memory,
     /// What the device could do but does not, or does after a test, for people.
     pub notes: Vec<String>,
-    /// Named like a counter of the last step, for tests and profiles: `dispatches`, `submits`, `passes`, `created`.
+    /// Named like a counter of the last step, for tests and profiles: `dispatches`, `submits`, `passes`, `created`, and
+    /// `host_ns`, the host's time to encode and submit it.
     pub counters: Vec<(&'static str, u64)>,
 }
 
@@ -167,6 +170,11 @@ pub trait Program: Send {
     /// # Errors
     /// If the device fails.
     fn tensor(&mut self, name: &str) -> Result<Option<Vec<f32>>>;
+
+    /// Where the time of the steps since the last call went, if the program was compiled to find out.
+    fn profile(&mut self) -> Option<Profile> {
+        None
+    }
 
     /// The graph that was compiled.
     fn graph(&self) -> &Graph;

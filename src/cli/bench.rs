@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use comfy_table::{CellAlignment, Table, presets};
 use halfbyte::Result;
 use halfbyte::engine::measure::{Speed, Test, measure};
-use halfbyte::engine::{Facts, Loaded};
+use halfbyte::engine::{EngineOptions, Facts, Loaded};
 use serde_json::json;
 
 use super::model::{ModelArgs, with_upload_bar};
-use super::out;
+use super::{out, profile};
 
 /// Measure tokens per second
 ///
@@ -38,6 +38,10 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     repetitions: u16,
 
+    /// Measure on a driver that computes nothing: what the host does is all that means something then
+    #[arg(long, hide = true)]
+    host_only: bool,
+
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -58,7 +62,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let tests = args.tests();
     let n_ctx = tests.iter().map(|(test, depth)| test.n_tokens() + depth).max().unwrap_or(0).max(2);
     let path = args.model.resolve()?;
-    let options = args.model.options(Some(n_ctx));
+    let options = EngineOptions { expect_results: !args.host_only, ..args.model.options(Some(n_ctx)) };
     let Loaded { mut program, facts, .. } = with_upload_bar(|progress| Loaded::open(&path, &options, progress))?;
     let mut rows = Vec::new();
     for (test, depth) in tests {
@@ -93,15 +97,26 @@ impl fmt::Display for Row {
 fn to_table(facts: &Facts, rows: &[Row]) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
-    table.set_header(["model", "device", "test", "t/s"]);
+    // The CPU has no host.
+    let has_host = rows.iter().any(|row| row.speed.host.is_some());
+    let header = ["model", "device", "test", "t/s"].into_iter().chain(has_host.then_some("host ms a step"));
+    table.set_header(header);
     for row in rows {
         let speed = format!("{:.2} ± {:.2}", row.speed.mean(), row.speed.stddev());
-        table.add_row([facts.model.clone(), facts.device.clone(), row.to_string(), speed]);
+        let host = row.speed.host.map(|host| format!("{:.3}", 1e3 * host.as_secs_f64()));
+        let cells = [facts.model.clone(), facts.device.clone(), row.to_string(), speed];
+        table.add_row(cells.into_iter().chain(host));
     }
-    if let Some(column) = table.column_mut(3) {
+    for column in table.column_iter_mut().skip(3) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    format!("{table}\n")
+    let mut text = format!("{table}\n");
+    for row in rows {
+        if let Some(profile) = &row.speed.profile {
+            text += &format!("\n{row}: {}", profile::to_table(profile));
+        }
+    }
+    text
 }
 
 fn to_json(facts: &Facts, rows: &[Row]) -> String {
@@ -116,6 +131,8 @@ fn to_json(facts: &Facts, rows: &[Row]) -> String {
             "tokens_per_second": row.speed.mean(),
             "stddev": row.speed.stddev(),
             "samples": row.speed.samples,
+            "host_seconds_per_step": row.speed.host.map(|host| host.as_secs_f64()),
+            "profile": row.speed.profile.as_ref().map(profile::to_json),
         })
     });
     let json = json!({

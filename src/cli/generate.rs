@@ -6,12 +6,13 @@ use std::process::ExitCode;
 
 use futures::StreamExt;
 use futures::executor::block_on;
+use halfbyte::backend::Profile;
 use halfbyte::engine::{Engine, Facts, Finish, GenerateOptions, SamplerOptions, Timings, TokenStream};
 use halfbyte::{Error, Result};
 
 use super::interrupt::{self, Interrupt};
 use super::model::{ModelArgs, with_upload_bar};
-use super::{number_within, out};
+use super::{number_within, out, profile};
 
 /// Continue a text
 ///
@@ -168,13 +169,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut stream = session.generate(&tokens, options.clone());
     let mut answer = Answer::default();
     let result = answer.read(&mut stream, &interrupt, !args.json);
+    let profile = engine.profile();
     if args.json {
-        out(answer.to_json(engine.facts(), &stream, &options.sampler))?;
+        out(answer.to_json(engine.facts(), &stream, &options.sampler, profile.as_ref()))?;
     } else if std::io::stdout().is_terminal() {
         out("\n")?;
     }
     if std::io::stderr().is_terminal() {
         anstream::eprintln!("{}", statistics(engine.facts(), &stream.timings()));
+    }
+    if let Some(profile) = profile.filter(|_| !args.json) {
+        anstream::eprint!("\n{}", profile::to_table(&profile));
     }
     result?;
     Ok(if stream.finish().is_some() { ExitCode::SUCCESS } else { ExitCode::from(interrupt::EXIT_CODE) })
@@ -202,9 +207,15 @@ impl Answer {
         Ok(())
     }
 
-    fn to_json(&self, facts: &Facts, stream: &TokenStream, sampler: &SamplerOptions) -> String {
+    fn to_json(
+        &self,
+        facts: &Facts,
+        stream: &TokenStream,
+        sampler: &SamplerOptions,
+        profile: Option<&Profile>,
+    ) -> String {
         let timings = stream.timings();
-        let json = serde_json::json!({
+        let mut json = serde_json::json!({
             "model": facts.model,
             "device": facts.device,
             "threads": facts.threads,
@@ -221,6 +232,9 @@ impl Answer {
             "prompt_tokens_per_second": timings.prompt_per_second(),
             "decode_tokens_per_second": timings.decode_per_second(),
         });
+        if let Some(profile) = profile {
+            json["profile"] = profile::to_json(profile);
+        }
         format!("{json}\n")
     }
 }

@@ -11,6 +11,7 @@ mod inspect;
 mod interrupt;
 mod kernels;
 mod model;
+mod profile;
 mod pull;
 
 use std::io::Write;

@@ -25,6 +25,10 @@ pub(super) struct ModelArgs {
     /// Threads, on the CPU [default: one per core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
+
+    /// Time every kernel, on a GPU that takes timestamps, and show where the time goes
+    #[arg(long)]
+    profile: bool,
 }
 
 impl ModelArgs {
@@ -36,7 +40,8 @@ impl ModelArgs {
     /// Options for one session with a context of `n_ctx`.
     pub(super) fn options(&self, n_ctx: Option<usize>) -> EngineOptions {
         let device: Device = self.device.parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
-        EngineOptions { device, n_ctx, threads: self.threads.map(usize::from), ..EngineOptions::default() }
+        let threads = self.threads.map(usize::from);
+        EngineOptions { device, n_ctx, threads, profile: self.profile, ..EngineOptions::default() }
     }
 }
 

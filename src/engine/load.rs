@@ -35,6 +35,10 @@ pub struct EngineOptions {
     /// Folder where compiled pipelines are kept for the next start, on a GPU whose driver gives them out; by default where
     /// `HALFBYTE_PIPELINE_CACHE` says (`off`: nowhere), else in the user's cache folder.
     pub pipeline_cache: Option<PathBuf>,
+    /// Whether steps are timed kernel by kernel, on a GPU: see [`Program::profile`].
+    pub profile: bool,
+    /// Whether a device has to compute anything; see [`gpu::Options::expect_results`].
+    pub expect_results: bool,
 }
 
 impl Default for EngineOptions {
@@ -46,6 +50,8 @@ impl Default for EngineOptions {
             max_rows: 512,
             max_sessions: 1,
             pipeline_cache: pipeline_cache(std::env::var_os("HALFBYTE_PIPELINE_CACHE")),
+            profile: false,
+            expect_results: true,
         }
     }
 }
@@ -159,6 +165,10 @@ fn compile(model: &Model, limits: Limits, options: &EngineOptions, progress: Pro
     let (graph, weights) = (&model.graph, model);
     let what = format!("the model with {} sessions of {} tokens", limits.max_seqs, limits.n_ctx);
     let Some(adapter) = choice.adapter.map(|i| &adapters[i]) else {
+        if options.profile {
+            let what = format!("there is no profile of {}", choice.reason);
+            return Err(Error::Usage { what, hint: "name a GPU with `--device`".into() });
+        }
         let memory = memory::plan(graph, weights, &limits, KvBytes(4));
         memory::check(&what, &memory, true)?;
         let threads = options.threads.unwrap_or_else(default_threads);
@@ -172,7 +182,8 @@ fn compile(model: &Model, limits: Limits, options: &EngineOptions, progress: Pro
     }
     let device = DeviceOptions { name: Some(adapter.name.clone()), ..DeviceOptions::default() };
     let pipeline_cache = options.pipeline_cache.clone();
-    let gpu_options = gpu::Options { device, pipeline_cache, ..gpu::Options::default() };
+    let EngineOptions { profile, expect_results, .. } = *options;
+    let gpu_options = gpu::Options { device, pipeline_cache, profile, expect_results, ..gpu::Options::default() };
     let program = gpu::compile(graph, weights, limits, &gpu_options, progress)?;
     Ok(Compiled { program: Box::new(program), choice, threads: None, memory })
 }

@@ -5,9 +5,9 @@
 //! part of what is compared between back ends.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::backend::{CHOSEN, Output, PAGE_LEN, Program, Row, Step, Ticket, Want, rng};
+use crate::backend::{CHOSEN, Output, PAGE_LEN, Profile, Program, Row, Step, Ticket, Want, rng};
 use crate::error::{Error, Result};
 
 /// What to time.
@@ -29,10 +29,14 @@ impl Test {
 }
 
 /// Tokens per second of several runs.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Speed {
     /// One number per run.
     pub samples: Vec<f64>,
+    /// What a step takes of the host's time before it waits for the device: the median, where there is another device.
+    pub host: Option<Duration>,
+    /// Where the time went, if the program was compiled to find out.
+    pub profile: Option<Profile>,
 }
 
 impl Speed {
@@ -59,13 +63,18 @@ pub fn measure(program: &mut dyn Program, test: Test, depth: usize, repetitions:
         Test::Prompt(_) => test,
         Test::Generate(_) => Test::Generate(1),
     })?;
+    run.host_ns.clear();
+    // Of the warm-up.
+    let _ = run.program.profile();
     let mut samples = Vec::with_capacity(repetitions);
     for _ in 0..repetitions {
         let start = Instant::now();
         run.once(test)?;
         samples.push(test.n_tokens() as f64 / start.elapsed().as_secs_f64());
     }
-    Ok(Speed { samples })
+    run.host_ns.sort_unstable();
+    let host = run.host_ns.get(run.host_ns.len() / 2).map(|&ns| Duration::from_nanos(ns));
+    Ok(Speed { samples, host, profile: run.program.profile() })
 }
 
 /// A sequence that owns all pages, with `depth` tokens in it, behind which a test can be run again and again.
@@ -74,6 +83,8 @@ pub struct Run<'a> {
     pages: Vec<u32>,
     n_vocab: usize,
     depth: usize,
+    /// The host's part of each step.
+    host_ns: Vec<u64>,
 }
 
 impl<'a> Run<'a> {
@@ -88,7 +99,7 @@ impl<'a> Run<'a> {
         }
         let pages = (0..n_ctx.div_ceil(PAGE_LEN) as u32).collect();
         let n_vocab = program.graph().n_vocab;
-        let mut run = Self { program, pages, n_vocab, depth };
+        let mut run = Self { program, pages, n_vocab, depth, host_ns: Vec::new() };
         run.prompt(0, depth, Want::Nothing)?;
         Ok(run)
     }
@@ -114,6 +125,7 @@ impl<'a> Run<'a> {
             let wanted = i + 1 == n_chunks && want != Want::Nothing;
             let (outputs, want) = if wanted { (&last[..], want) } else { (&[][..], Want::Nothing) };
             self.program.run(&Step { rows, pages: &[&self.pages], outputs, want })?;
+            self.note_host();
         }
         Ok(())
     }
@@ -127,6 +139,7 @@ impl<'a> Run<'a> {
             let rows = [self.row(token, pos)];
             let step = Step { rows: &rows, pages: &[&self.pages], outputs: &[0], want: Want::Argmax };
             under_way.push_back(self.program.submit(&step)?);
+            self.note_host();
             token = CHOSEN;
             if under_way.len() == self.program.max_in_flight()
                 && let Some(ticket) = under_way.pop_front()
@@ -148,6 +161,11 @@ impl<'a> Run<'a> {
         }
     }
 
+    fn note_host(&mut self) {
+        let counters = self.program.info().counters;
+        self.host_ns.extend(counters.iter().find(|(name, _)| *name == "host_ns").map(|(_, ns)| ns));
+    }
+
     fn row(&self, token: u32, pos: usize) -> Row {
         Row { token, pos: pos as u32, seq: 0 }
     }
@@ -164,9 +182,9 @@ mod tests {
 
     #[test]
     fn mean_and_deviation_are_those_of_a_sample() {
-        let speed = Speed { samples: vec![2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0] };
+        let speed = Speed { samples: vec![2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0], ..Speed::default() };
         assert_eq!(speed.mean(), 5.0);
         assert!((speed.stddev() - (32.0f64 / 7.0).sqrt()).abs() < 1e-12);
-        assert_eq!(Speed { samples: vec![3.0] }.stddev(), 0.0);
+        assert_eq!(Speed { samples: vec![3.0], ..Speed::default() }.stddev(), 0.0);
     }
 }

@@ -50,7 +50,7 @@ pub use load::{EngineOptions, Facts, Loaded, default_threads};
 pub use memory::available_bytes;
 pub use sampler::{Sampler, SamplerOptions};
 
-use crate::backend::{Limits, Progress};
+use crate::backend::{Limits, Profile, Progress};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 use generation::{CHANNEL_LEN, Request};
@@ -139,6 +139,13 @@ impl Engine {
         }
         let id = shared.n_ever.fetch_add(1, Ordering::Relaxed) as u64;
         Ok(Session { shared, id })
+    }
+
+    /// Where the time of the steps since the last call went, with [`EngineOptions::profile`].
+    pub fn profile(&self) -> Option<Profile> {
+        let (sender, receiver) = channel();
+        self.shared.commands.send(Command::Profile(sender)).ok()?;
+        receiver.recv().ok().flatten()
     }
 
     /// The model's tokenizer.

@@ -20,7 +20,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use super::generation::{Generation, Request};
 use super::pages::PagePool;
 use super::slot::{Chosen, Share, Slot, share_out};
-use crate::backend::{Draw, Limits, Output, Program, Row, Step, Ticket, Want};
+use crate::backend::{Draw, Limits, Output, Profile, Program, Row, Step, Ticket, Want};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -30,6 +30,8 @@ pub(super) enum Command {
     Generate(u64, Box<Request>),
     /// Forget a session.
     Close(u64),
+    /// Say where time went.
+    Profile(Sender<Option<Profile>>),
     /// There is room again in a channel.
     Poke,
     /// End the thread.
@@ -159,6 +161,8 @@ impl Worker {
                     slot.sequence.clear(&mut self.pool);
                 }
             }
+            // Who asked may have gone.
+            Command::Profile(sender) => drop(sender.send(self.program.profile())),
             Command::Poke | Command::Stop => {}
         }
         Ok(())

@@ -255,6 +255,7 @@ fn help_is_short_and_has_examples() {
       bench     Measure tokens per second
       devices   List the devices that a model could run on, and say which one is chosen and why
       inspect   Show what is in a model file: metadata, tensors, and the graph that is computed
+      kernels   List the GPU kernels that models are run with
       pull      Fetch models, and print where they lie
 
     Options:
@@ -288,6 +289,8 @@ fn help_is_short_and_has_examples() {
           --device <DEVICE>  `auto`, `cpu`, `gpu`, or a part of an adapter's name [env: HALFBYTE_DEVICE]
                              [default: auto]
       -t, --threads <N>      Threads, on the CPU [default: one per core]
+          --profile          Time every kernel, on a GPU that takes timestamps, and show where the time
+                             goes
 
     Sampling:
           --temp <T>               Randomness; 0 takes the most likely token [default: 0, or 0.8 with

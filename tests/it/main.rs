@@ -4,6 +4,7 @@ mod ahead;
 mod cli;
 mod common;
 mod cpu;
+mod device_time;
 mod draw;
 mod engine;
 mod gguf;

@@ -4,6 +4,7 @@
 //! written is as good as none.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::device::Device;
@@ -35,7 +36,10 @@ impl PipelineCache {
         let mut on_disk = self.on_disk.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(data) = self.cache.get_data().filter(|data| Some(data) != on_disk.as_ref()) else { return };
         let Some(folder) = self.path.parent() else { return };
-        let unfinished = self.path.with_extension(format!("{}.part", std::process::id()));
+        // Several programs may end at once, in this process and in others.
+        static N_SAVED: AtomicU64 = AtomicU64::new(0);
+        let n = N_SAVED.fetch_add(1, Ordering::Relaxed);
+        let unfinished = self.path.with_extension(format!("{}.{n}.part", std::process::id()));
         let written = std::fs::create_dir_all(folder)
             .and_then(|()| std::fs::write(&unfinished, &data))
             .and_then(|()| std::fs::rename(&unfinished, &self.path));

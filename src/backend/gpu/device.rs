@@ -158,6 +158,8 @@ pub struct DeviceOptions {
     pub dp4a: Option<bool>,
     /// Whether the driver checks what shaders access, where it can.
     pub robust: bool,
+    /// Whether timestamps are wanted, where there are any.
+    pub timestamps: bool,
 }
 
 impl Default for DeviceOptions {
@@ -172,6 +174,7 @@ impl Default for DeviceOptions {
             mapped: true,
             dp4a: None,
             robust: false,
+            timestamps: false,
         }
     }
 }
@@ -244,6 +247,9 @@ impl Device {
             features |= wgpu::Features::SHADER_F16;
         }
         features |= wgpu::Features::PIPELINE_CACHE;
+        if options.timestamps {
+            features |= wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+        }
         // A card's own memory is written through a narrow window, if at all: there a copy by the card is faster.
         if options.mapped && matches!(info.kind, AdapterKind::Integrated | AdapterKind::Software) {
             features |= wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;

@@ -11,6 +11,7 @@ use super::kernels::Lower;
 use super::kv::KvFormat;
 use super::memory::WeightMemory;
 use super::pipeline;
+use super::profile::memread_key;
 use super::program::{Lists, fused, used_weights};
 use super::shader::{KernelKey, SOURCES};
 use super::specimens::{self, Formats, Specimen};
@@ -193,6 +194,8 @@ fn formats(specimen: &Specimen) -> Vec<Formats> {
 
 /// Adds the kernels of all programs for one model on one device.
 fn lower(profile: &Profile, graph: &Graph, weights: &dyn Weights, found: &mut HashSet<KernelKey>) -> Result<()> {
+    // What a profile runs besides.
+    found.insert(memread_key());
     for fuse in [true, false] {
         let fused = fused(graph, weights, profile.caps.max_bindings as usize, &Options { fuse, ..Options::default() });
         let (matrices, vectors) = used_weights(&fused);

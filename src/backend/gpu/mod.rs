@@ -2,13 +2,16 @@
 //!
 //! `device` opens an adapter; `fuse` turns a graph into nodes that one kernel each can do; `kernels` says which, `attention`
 //! and `matmul` with `matrix` for the larger ones; `memory` plans where everything lies and `upload` packs the weights into it;
-//! `shader` links, `bindings` lays out and `pipeline` compiles in the background, with `cache` on disk; `program` holds it all and runs steps. `inventory` lists the kernels
-//! that programs are made of, for `specimens` of models or for a given one. `choose` and `readback` bring results of steps.
+//! `shader` links, `bindings` lays out and `pipeline` compiles in the background, with `cache` on disk; `program` holds it all
+//! and runs steps. `record` plays their calls, cut as `pace` says, and `choose` and `readback` bring their results; `cost`
+//! counts what `profile` times. `inventory` lists the kernels that programs are made of, for `specimens` of models or for a
+//! given one.
 
 mod attention;
 mod bindings;
 mod cache;
 mod choose;
+mod cost;
 mod device;
 mod fold;
 mod fuse;
@@ -19,9 +22,12 @@ mod matmul;
 mod matrix;
 mod matvec;
 mod memory;
+mod pace;
 mod pipeline;
+mod profile;
 mod program;
 mod readback;
+mod record;
 mod shader;
 mod specimens;
 mod tune;
@@ -30,6 +36,7 @@ mod upload;
 mod vulkan;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use device::{AdapterInfo, AdapterKind, DeviceOptions, adapters};
 pub use inventory::{Compiler, Kernel, Turn, kernels};
@@ -53,6 +60,13 @@ pub struct Options {
     pub checked: bool,
     /// Folder where compiled pipelines are kept from one start to the next, where the driver gives them out.
     pub pipeline_cache: Option<PathBuf>,
+    /// What a submission should take at most, so that no watchdog ends it.
+    pub submission_budget: Duration,
+    /// Whether a step whose commands did not run is an error. Without it, drivers that compute nothing can be used to measure
+    /// what a step costs on the host.
+    pub expect_results: bool,
+    /// Whether steps are timed kernel by kernel, for [`Program::profile`](super::Program::profile).
+    pub profile: bool,
 }
 
 impl Default for Options {
@@ -64,6 +78,9 @@ impl Default for Options {
             keep_tensors: false,
             checked: false,
             pipeline_cache: None,
+            submission_budget: pace::BUDGET,
+            expect_results: true,
+            profile: false,
         }
     }
 }

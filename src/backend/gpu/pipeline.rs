@@ -43,6 +43,11 @@ impl Shared {
 }
 
 impl Kernel {
+    /// The kernel and what fills its slots.
+    pub(crate) fn name(&self) -> String {
+        self.0.key.to_string()
+    }
+
     /// The layout of a group.
     pub(crate) fn group_layout(&self, group: usize) -> &wgpu::BindGroupLayout {
         &self.0.layout.groups[group]
@@ -164,6 +169,14 @@ impl Pipelines {
         Ok(())
     }
 
+    /// Waits until everything that was asked for is compiled.
+    pub(crate) fn wait(&mut self) {
+        for thread in self.threads.drain(..) {
+            // A panic of a driver's compiler has been printed, and whoever needs the kernel meets it again.
+            let _ = thread.join();
+        }
+    }
+
     /// Steps are run from now on.
     pub(crate) fn go_to_work(&self) {
         self.at_work.store(true, Ordering::Relaxed);
@@ -174,10 +187,7 @@ impl Drop for Pipelines {
     fn drop(&mut self) {
         self.go_to_work();
         lock(&self.waiting).clear();
-        for thread in self.threads.drain(..) {
-            // A panic of a driver's compiler has been printed, and whoever needs the kernel meets it again.
-            let _ = thread.join();
-        }
+        self.wait();
         self.shared.save();
     }
 }

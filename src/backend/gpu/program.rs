@@ -1,24 +1,32 @@
 //! A graph compiled for a GPU: buffers, pipelines and bind groups made once, calls replayed each step.
 //!
 //! There are lists of calls: for one row; and for many rows the body (what runs over the step's rows) and the head (what
-//! runs over the output rows, one or many). A step writes its inputs, encodes one pass of these, submits once and reads back.
+//! runs over the output rows, one or many). A step writes its inputs, plays these in one pass, submits once and reads back; a
+//! step that would keep the device busy for too long is cut into several submissions, and a prompt into several runs of
+//! fewer rows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::attention;
+use super::cost::{Cost, Span};
 use super::device::{Device, DeviceOptions};
 use super::fold;
 use super::fuse::{self, Fused};
-use super::kernels::{Bind, Call, Grid, Lower, Mode, Shape};
+use super::kernels::{Bind, Call, Lower, Mode, Shape};
 use super::kv::KvFormat;
 use super::matvec::Decode;
 use super::memory::{self, MatrixRef, WeightMemory};
+use super::pace::{Flights, Pace};
 use super::pipeline::{Kernel, Pipelines};
+use super::profile::Profiler;
 use super::readback::{MAX_IN_FLIGHT, Readback};
+use super::record::{Counters, Player, Recorded};
 use super::{Options, fuse::Node, matrix};
 use crate::backend::{
-    Info, Limits, Memory, Output, PAGE_LEN, Plan, Program, Progress, Row, Step, Ticket, Want, Weights, check_step,
+    CHOSEN, Info, Limits, Memory, Output, PAGE_LEN, Plan, Profile, Program, Progress, Step, Ticket, Want, Weights,
+    check_step,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Rows, WeightRef};
@@ -51,23 +59,10 @@ pub struct GpuProgram {
     last_rows: [usize; 2],
     /// Compiles until it is dropped.
     pipelines: Pipelines,
-}
-
-/// What a step did.
-#[derive(Debug, Clone, Copy, Default)]
-struct Counters {
-    dispatches: u64,
-    submits: u64,
-    passes: u64,
-    /// Buffers, bind groups and pipelines made.
-    created: u64,
-}
-
-/// A call with everything that it needs.
-struct Recorded {
-    kernel: Kernel,
-    groups: [Option<wgpu::BindGroup>; 2],
-    grid: Grid,
+    pace: Pace,
+    flights: Flights,
+    expect_results: bool,
+    profiler: Option<Profiler>,
 }
 
 /// Compiles `graph` for the adapter that `options` names.
@@ -83,11 +78,12 @@ pub fn compile(
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<GpuProgram> {
-    let device = Device::open(&options.device)?;
+    let device_options = DeviceOptions { timestamps: options.profile, ..options.device.clone() };
+    let device = Device::open(&device_options)?;
     let fused = fused(graph, weights, device.caps.max_bindings as usize, options);
     let limits = fit_limits(&device, graph, &fused, limits)?;
     let (matrices, vectors) = used_weights(&fused);
-    let device = Arc::new(prove(device, &options.device, weights, &fused)?);
+    let device = Arc::new(prove(device, &device_options, weights, &fused)?);
     let memory = WeightMemory::plan(&device.caps, &device.info.name, weights, &matrices, &vectors)?;
     Builder { device, graph, limits, fused, weights: memory, options }.build(weights, progress)
 }
@@ -136,7 +132,7 @@ fn fit_limits(device: &Device, graph: &Graph, fused: &Fused, limits: Limits) -> 
         let page = 4 * PAGE_LEN * shape.n_head_kv * shape.head_dim;
         fit("the KV cache of a layer", page, limits.n_pages, limits.n_pages)?;
     }
-    // More rows than this would make a submission long enough for a watchdog.
+    // A grid has no more workgroups in a dimension.
     Ok(Limits { max_rows: max_rows.min(65_535), max_outputs, ..limits })
 }
 
@@ -298,6 +294,7 @@ impl Builder<'_> {
         let record = |calls: &[Call]| -> Vec<Recorded> {
             calls.iter().map(|call| self.record(call, &kernels[&call.key], &buffers)).collect()
         };
+        let profiler = if self.options.profile { Some(Profiler::new(&self.device, &mut pipelines)?) } else { None };
         let program = GpuProgram {
             decode: record(&lists.decode.calls),
             n_decode_body: lists.decode.n_body,
@@ -317,6 +314,10 @@ impl Builder<'_> {
             last: Counters::default(),
             last_rows: [0, 0],
             pipelines,
+            pace: Pace::new(self.options.submission_budget),
+            flights: Flights::default(),
+            expect_results: self.options.expect_results,
+            profiler,
             fused: self.fused,
             device: self.device,
         };
@@ -391,7 +392,8 @@ impl Builder<'_> {
             group(1, &entries)
         });
         let groups = [Some(group(0, &entries)), weights];
-        Recorded { groups, grid: call.grid, kernel: kernel.clone() }
+        let cost = Cost::of(call, self.graph, &self.fused, &self.weights, self.options.kv);
+        Recorded { groups, grid: call.grid, kernel: kernel.clone(), cost }
     }
 
     fn resource<'b>(&'b self, bind: &Bind, buffers: &'b Buffers) -> wgpu::BindingResource<'b> {
@@ -483,8 +485,8 @@ impl Inputs {
         let rows = take(16 * limits.max_rows);
         let tables = take(4 * limits.max_seqs * pages_per_seq);
         let angles = graph.ropes.iter().map(|rope| take(8 * limits.max_rows * rope.inv_freq.len())).collect();
-        let usage = STORAGE | wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let buffer = device.buffer("inputs", end, usage)?;
+        let copies = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+        let buffer = device.buffer("inputs", end, STORAGE | wgpu::BufferUsages::UNIFORM | copies)?;
         Ok(Self { buffer, step, outputs, draws, rows, tables, angles, pages_per_seq, bytes: Vec::new() })
     }
 
@@ -496,11 +498,17 @@ impl Inputs {
         })
     }
 
-    /// Writes everything that the kernels read about the step.
-    fn write(&mut self, queue: &wgpu::Queue, graph: &Graph, step: &Step<'_>) {
+    /// Where the step's stamp is.
+    fn stamp_offset(&self) -> u64 {
+        self.step.0 + 8
+    }
+
+    /// Writes everything that the kernels read about the step, and its stamp.
+    fn write(&mut self, queue: &wgpu::Queue, graph: &Graph, step: &Step<'_>, stamp: u32) {
         // Counts, output rows, draws and rows lie behind one another: one write for all four.
         self.bytes.clear();
-        self.bytes.extend_from_slice(bytemuck::bytes_of(&[step.rows.len() as u32, step.outputs.len() as u32, 0, 0]));
+        let (n_rows, n_outputs) = (step.rows.len() as u32, step.outputs.len() as u32);
+        self.bytes.extend_from_slice(bytemuck::bytes_of(&[n_rows, n_outputs, stamp, 0]));
         self.bytes.resize(self.outputs.0 as usize, 0);
         self.bytes.extend_from_slice(bytemuck::cast_slice(step.outputs));
         if let Want::Draw(draws) = step.want {
@@ -538,18 +546,70 @@ impl Inputs {
 }
 
 impl GpuProgram {
-    /// Encodes the calls for `n` rows of a step of `rows`.
-    fn replay(pass: &mut wgpu::ComputePass<'_>, calls: &[Recorded], n: usize, rows: &[Row], counters: &mut Counters) {
-        for call in calls {
-            let Some([x, y, z]) = call.grid.size(n as u32, rows) else { continue };
-            pass.set_pipeline(call.kernel.pipeline());
-            for (index, group) in (0..).zip(&call.groups) {
-                if let Some(group) = group {
-                    pass.set_bind_group(index, group, &[]);
-                }
+    /// Submits a step, in one piece.
+    fn submit_whole(&mut self, step: &Step<'_>) -> Result<Ticket> {
+        let (device, created, start) = (&self.device, self.device.created(), Instant::now());
+        // Queued before this step's commands and behind those of the steps under way, which read what they were given.
+        self.inputs.write(&device.queue, &self.graph, step, self.readback.next_stamp());
+        let (n_rows, n_outputs, want) = (step.rows.len(), step.outputs.len(), step.want);
+        let (inputs, readback) = (&self.inputs, &self.readback);
+        let seal = |encoder: &mut wgpu::CommandEncoder, i: usize| {
+            readback.stamp(encoder, want, i, &inputs.buffer, inputs.stamp_offset());
+        };
+        let mut player = Player::new(device, self.pace.room(n_rows), &seal, self.profiler.as_mut());
+        let wants_output = want != Want::Nothing && n_outputs > 0;
+        let body = match (n_rows, wants_output) {
+            (1, true) => &self.decode,
+            (1, false) => &self.decode[..self.n_decode_body],
+            _ => &self.body[..],
+        };
+        player.play(body, Span { n: n_rows, rows: step.rows });
+        if wants_output {
+            let span = Span { n: n_outputs, rows: step.rows };
+            if n_rows > 1 {
+                player.play(&self.head[usize::from(n_outputs > 1)], span);
             }
-            pass.dispatch_workgroups(x, y, z);
-            counters.dispatches += 1;
+            let choice: &[Recorded] = match want {
+                Want::Argmax => &self.argmax,
+                Want::Draw(_) => &self.draw,
+                Want::Nothing | Want::Logits => &[],
+            };
+            player.play(choice, span);
+        }
+        let logits = &self.values[self.slots[self.fused.logits]];
+        let (counters, submission) = player.finish(|encoder| {
+            readback.copy(encoder, want, n_outputs, [&self.chosen, logits]);
+        });
+        self.flights.begin(start, n_rows, counters.ops);
+        self.last.add(Counters {
+            created: device.created() - created,
+            host_ns: start.elapsed().as_nanos() as u64,
+            ..counters
+        });
+        self.last_rows = [n_rows, n_outputs];
+        Ok(self.readback.submitted(want, n_outputs, counters.submits as usize, submission))
+    }
+
+    /// Runs the first rows of a step of which all at once would keep the device busy for too long, piece by piece; returns how
+    /// many. None of them is an output row, the next step sees no difference, and nobody waits for one under way.
+    fn run_ahead_of_outputs(&mut self, step: &Step<'_>) -> Result<usize> {
+        let mut done = 0;
+        if self.keep_tensors || !self.flights.is_empty() || step.rows.iter().any(|row| row.token >= CHOSEN) {
+            return Ok(done);
+        }
+        let first_output = step.outputs.first().map_or(usize::MAX, |&i| i as usize);
+        loop {
+            let rest = &step.rows[done..];
+            let last_pos = rest.iter().map(|row| row.pos).max().unwrap_or(0);
+            let largest = self.body.iter().map(|call| call.cost.ops_of_row(last_pos)).max().unwrap_or(0);
+            let n = self.pace.rows(rest.len(), largest);
+            if n == rest.len() || done + n > first_output {
+                return Ok(done);
+            }
+            let piece = Step { rows: &rest[..n], outputs: &[], want: Want::Nothing, ..*step };
+            let ticket = self.submit_whole(&piece)?;
+            self.finish(ticket)?;
+            done += n;
         }
     }
 }
@@ -561,50 +621,35 @@ impl Program for GpuProgram {
     }
 
     fn max_in_flight(&self) -> usize {
-        MAX_IN_FLIGHT
+        if self.profiler.is_some() { 1 } else { MAX_IN_FLIGHT }
     }
 
     fn submit(&mut self, step: &Step<'_>) -> Result<Ticket> {
         self.device.check()?;
         self.pipelines.go_to_work();
-        let created = self.device.created();
         check_step(step, &self.graph, &self.limits);
-        // Queued before this step's commands and behind those of the steps under way, which read what they were given.
-        self.inputs.write(&self.device.queue, &self.graph, step);
-        let (n_rows, n_outputs) = (step.rows.len(), step.outputs.len());
-        let wants_output = step.want != Want::Nothing && n_outputs > 0;
-        let mut counters = Counters { passes: 1, submits: 1, ..Counters::default() };
-
-        let mut encoder = self.device.device.create_command_encoder(&Default::default());
-        let mut pass = encoder.begin_compute_pass(&Default::default());
-        match (n_rows, wants_output) {
-            (1, true) => Self::replay(&mut pass, &self.decode, 1, step.rows, &mut counters),
-            (1, false) => Self::replay(&mut pass, &self.decode[..self.n_decode_body], 1, step.rows, &mut counters),
-            _ => Self::replay(&mut pass, &self.body, n_rows, step.rows, &mut counters),
+        self.last = Counters::default();
+        let done = self.run_ahead_of_outputs(step)?;
+        if done == 0 {
+            return self.submit_whole(step);
         }
-        if wants_output {
-            if n_rows > 1 {
-                let head = &self.head[usize::from(n_outputs > 1)];
-                Self::replay(&mut pass, head, n_outputs, step.rows, &mut counters);
-            }
-            let choice: &[Recorded] = match step.want {
-                Want::Argmax => &self.argmax,
-                Want::Draw(_) => &self.draw,
-                Want::Nothing | Want::Logits => &[],
-            };
-            Self::replay(&mut pass, choice, n_outputs, step.rows, &mut counters);
-        }
-        drop(pass);
-        let logits = &self.values[self.slots[self.fused.logits]];
-        self.readback.copy(&mut encoder, step.want, n_outputs, [&self.chosen, logits]);
-        let submission = self.device.queue.submit([encoder.finish()]);
-        self.last = Counters { created: self.device.created() - created, ..counters };
-        self.last_rows = [n_rows, n_outputs];
-        Ok(self.readback.submitted(step.want, n_outputs, submission))
+        let outputs: Vec<u32> = step.outputs.iter().map(|i| i - done as u32).collect();
+        self.submit_whole(&Step { rows: &step.rows[done..], outputs: &outputs, ..*step })
     }
 
     fn finish(&mut self, ticket: Ticket) -> Result<Output> {
-        self.readback.finish(&self.device, &ticket)
+        let output = self.readback.finish(&self.device, &ticket, self.expect_results)?;
+        if let Some((n_rows, ops, took)) = self.flights.end(Instant::now()) {
+            self.pace.measured(n_rows, ops, took);
+            if let Some(profiler) = &mut self.profiler {
+                profiler.count(n_rows, took)?;
+            }
+        }
+        Ok(output)
+    }
+
+    fn profile(&mut self) -> Option<Profile> {
+        self.profiler.as_mut().map(Profiler::take)
     }
 
     fn tensor(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
@@ -634,12 +679,18 @@ impl Program for GpuProgram {
     }
 
     fn info(&self) -> Info {
-        let Counters { dispatches, submits, passes, created } = self.last;
+        let Counters { dispatches, submits, passes, created, host_ns, .. } = self.last;
         Info {
             device: format!("{} ({})", self.device.info.name, self.device.info.backend),
             memory: self.memory,
             notes: vec![self.device.matrices.clone()],
-            counters: vec![("dispatches", dispatches), ("submits", submits), ("passes", passes), ("created", created)],
+            counters: vec![
+                ("dispatches", dispatches),
+                ("submits", submits),
+                ("passes", passes),
+                ("created", created),
+                ("host_ns", host_ns),
+            ],
         }
     }
 }

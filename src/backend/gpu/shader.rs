@@ -74,6 +74,7 @@ sources![
     "matvec_dp4a",
     "matvec_few",
     "matvec_two",
+    "memread",
     "norm_add",
     "output_rows",
     "prologue/fold",
@@ -148,6 +149,11 @@ impl fmt::Display for KernelKey {
 }
 
 impl KernelKey {
+    /// The value of a constant; 0 if it has none.
+    pub(crate) fn constant(&self, name: &str) -> f64 {
+        self.constants.iter().find(|(known, _)| *known == name).map_or(0.0, |(_, value)| value.value())
+    }
+
     /// The linked text and the constants that it declares.
     ///
     /// # Panics

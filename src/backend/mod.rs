@@ -123,7 +123,7 @@ pub struct Info {
     pub memory: Memory,
     /// What the device could do but does not, or does after a test, for people.
     pub notes: Vec<String>,
-    /// Named like a counter of the last step, for tests and profiles: `dispatches`, `submits`, `passes`, `created`.
+    /// Named like a counter of the last step, for tests and profiles: `dispatches`, `submits`, `passes`, `writes`, `created`.
     pub counters: Vec<(&'static str, u64)>,
 }
 

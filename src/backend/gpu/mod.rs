@@ -12,6 +12,7 @@ mod choose;
 mod device;
 mod fold;
 mod fuse;
+mod inputs;
 mod inventory;
 mod kernels;
 mod kv;

@@ -10,6 +10,7 @@ use super::attention;
 use super::device::{Device, DeviceOptions};
 use super::fold;
 use super::fuse::{self, Fused};
+use super::inputs::Inputs;
 use super::kernels::{Bind, Call, Grid, Lower, Mode, Shape};
 use super::kv::KvFormat;
 use super::matvec::Decode;
@@ -18,7 +19,7 @@ use super::pipeline::{Kernel, Pipelines};
 use super::readback::{MAX_IN_FLIGHT, Readback};
 use super::{Options, fuse::Node, matrix};
 use crate::backend::{
-    Info, Limits, Memory, Output, PAGE_LEN, Plan, Program, Progress, Row, Step, Ticket, Want, Weights, check_step,
+    Info, Limits, Memory, Output, PAGE_LEN, Program, Progress, Row, Step, Ticket, Want, Weights, check_step,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Rows, WeightRef};
@@ -59,6 +60,7 @@ struct Counters {
     dispatches: u64,
     submits: u64,
     passes: u64,
+    writes: u64,
     /// Buffers, bind groups and pipelines made.
     created: u64,
 }
@@ -455,88 +457,6 @@ impl Shapes {
     }
 }
 
-/// The buffer that a step writes: counts, output rows and how their tokens are drawn, rows, page tables, RoPE angles.
-struct Inputs {
-    buffer: wgpu::Buffer,
-    step: (u64, u64),
-    outputs: (u64, u64),
-    draws: (u64, u64),
-    rows: (u64, u64),
-    tables: (u64, u64),
-    angles: Vec<(u64, u64)>,
-    pages_per_seq: usize,
-    bytes: Vec<u8>,
-}
-
-impl Inputs {
-    fn new(device: &Device, graph: &Graph, limits: &Limits) -> Result<Self> {
-        let mut end = 0;
-        let mut take = |bytes: usize| {
-            let region = (end, (bytes as u64).next_multiple_of(16).max(16));
-            end = (region.0 + region.1).next_multiple_of(device.caps.offset_alignment);
-            region
-        };
-        let pages_per_seq = limits.n_ctx.div_ceil(PAGE_LEN);
-        let step = take(16);
-        let outputs = take(4 * limits.max_outputs);
-        let draws = take(size_of::<Plan>() * limits.max_outputs);
-        let rows = take(16 * limits.max_rows);
-        let tables = take(4 * limits.max_seqs * pages_per_seq);
-        let angles = graph.ropes.iter().map(|rope| take(8 * limits.max_rows * rope.inv_freq.len())).collect();
-        let usage = STORAGE | wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let buffer = device.buffer("inputs", end, usage)?;
-        Ok(Self { buffer, step, outputs, draws, rows, tables, angles, pages_per_seq, bytes: Vec::new() })
-    }
-
-    fn binding(&self, (offset, size): (u64, u64)) -> wgpu::BindingResource<'_> {
-        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-            buffer: &self.buffer,
-            offset,
-            size: wgpu::BufferSize::new(size),
-        })
-    }
-
-    /// Writes everything that the kernels read about the step.
-    fn write(&mut self, queue: &wgpu::Queue, graph: &Graph, step: &Step<'_>) {
-        // Counts, output rows, draws and rows lie behind one another: one write for all four.
-        self.bytes.clear();
-        self.bytes.extend_from_slice(bytemuck::bytes_of(&[step.rows.len() as u32, step.outputs.len() as u32, 0, 0]));
-        self.bytes.resize(self.outputs.0 as usize, 0);
-        self.bytes.extend_from_slice(bytemuck::cast_slice(step.outputs));
-        if let Want::Draw(draws) = step.want {
-            self.bytes.resize(self.draws.0 as usize, 0);
-            draws.iter().for_each(|draw| self.bytes.extend_from_slice(bytemuck::bytes_of(&Plan::from(draw))));
-        }
-        self.bytes.resize(self.rows.0 as usize, 0);
-        for row in step.rows {
-            let (page, within) = (row.pos as usize / PAGE_LEN, row.pos as usize % PAGE_LEN);
-            let slot = step.pages[row.seq as usize][page] as usize * PAGE_LEN + within;
-            let table = row.seq as usize * self.pages_per_seq;
-            self.bytes.extend_from_slice(bytemuck::bytes_of(&[row.token, row.pos, slot as u32, table as u32]));
-        }
-        queue.write_buffer(&self.buffer, 0, &self.bytes);
-
-        self.bytes.clear();
-        for (seq, pages) in step.pages.iter().enumerate() {
-            self.bytes.resize(4 * seq * self.pages_per_seq, 0);
-            self.bytes.extend_from_slice(bytemuck::cast_slice(pages));
-        }
-        queue.write_buffer(&self.buffer, self.tables.0, &self.bytes);
-
-        for (rope, region) in graph.ropes.iter().zip(&self.angles) {
-            self.bytes.clear();
-            for row in step.rows {
-                for &freq in &rope.inv_freq {
-                    let (sin, cos) = (f64::from(row.pos) * freq).sin_cos();
-                    let turn = [cos as f32 * rope.scale, sin as f32 * rope.scale];
-                    self.bytes.extend_from_slice(bytemuck::bytes_of(&turn));
-                }
-            }
-            queue.write_buffer(&self.buffer, region.0, &self.bytes);
-        }
-    }
-}
-
 impl GpuProgram {
     /// Encodes the calls for `n` rows of a step of `rows`.
     fn replay(pass: &mut wgpu::ComputePass<'_>, calls: &[Recorded], n: usize, rows: &[Row], counters: &mut Counters) {
@@ -570,10 +490,10 @@ impl Program for GpuProgram {
         let created = self.device.created();
         check_step(step, &self.graph, &self.limits);
         // Queued before this step's commands and behind those of the steps under way, which read what they were given.
-        self.inputs.write(&self.device.queue, &self.graph, step);
+        let writes = self.inputs.write(&self.device.queue, &self.graph, step);
         let (n_rows, n_outputs) = (step.rows.len(), step.outputs.len());
         let wants_output = step.want != Want::Nothing && n_outputs > 0;
-        let mut counters = Counters { passes: 1, submits: 1, ..Counters::default() };
+        let mut counters = Counters { passes: 1, submits: 1, writes, ..Counters::default() };
 
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
         let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -634,12 +554,19 @@ impl Program for GpuProgram {
     }
 
     fn info(&self) -> Info {
-        let Counters { dispatches, submits, passes, created } = self.last;
+        let Counters { dispatches, submits, passes, writes, created } = self.last;
+        let counters = [
+            ("dispatches", dispatches),
+            ("submits", submits),
+            ("passes", passes),
+            ("writes", writes),
+            ("created", created),
+        ];
         Info {
             device: format!("{} ({})", self.device.info.name, self.device.info.backend),
             memory: self.memory,
             notes: vec![self.device.matrices.clone()],
-            counters: vec![("dispatches", dispatches), ("submits", submits), ("passes", passes), ("created", created)],
+            counters: counters.to_vec(),
         }
     }
 }

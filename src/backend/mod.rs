@@ -125,8 +125,8 @@ pub struct Info {
     pub memory: Memory,
     /// What the device could do but does not, or does after a test, for people.
     pub notes: Vec<String>,
-    /// Named like a counter of the last step, for tests and profiles: `dispatches`, `submits`, `passes`, `created`, and
-    /// `host_ns`, the host's time to encode and submit it.
+    /// Named like a counter of the last step, for tests and profiles: `dispatches`, `submits`, `passes`, `writes`, `created`,
+    /// and `host_ns`, the host's time to encode and submit it.
     pub counters: Vec<(&'static str, u64)>,
 }
 

@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 
 use futures::executor::{block_on, block_on_stream};
 use futures::stream::StreamExt;
-use halfbyte::Result;
 use halfbyte::backend::{CHOSEN, Info, Limits, Output, Program, Step, Ticket};
 use halfbyte::engine::{
     Device, Engine, EngineOptions, Finish, GenerateOptions, Loaded, SamplerOptions, Session, TokenStream,
 };
 use halfbyte::graph::Graph;
+use halfbyte::{Error, Result};
 
-use crate::common::golden;
+use crate::common::{Random, golden};
 
 /// What a program was given.
 #[derive(Default)]
@@ -37,6 +37,8 @@ struct Counted {
     seen: Arc<Seen>,
     /// Nothing is computed while somebody else holds it.
     gate: Arc<Mutex<()>>,
+    /// The step whose logits are no numbers.
+    bad_step: Option<u64>,
 }
 
 impl Program for Counted {
@@ -52,7 +54,12 @@ impl Program for Counted {
         let ahead = step.rows.iter().any(|row| row.token >= CHOSEN);
         self.seen.n_ahead.fetch_add(ahead.into(), Ordering::Relaxed);
         self.seen.n_rows.fetch_add(step.rows.len(), Ordering::Relaxed);
-        let output = self.program.run(step)?;
+        let mut output = self.program.run(step)?;
+        if let Output::Tokens(ids) = &mut output
+            && self.bad_step == Some(number)
+        {
+            ids.fill(None);
+        }
         self.results.push_back((number, output));
         self.seen.most_under_way.fetch_max(self.results.len(), Ordering::Relaxed);
         assert!(self.results.len() <= self.depth, "more steps than there is room for");
@@ -83,14 +90,15 @@ fn options(device: Device) -> EngineOptions {
 
 /// The tiny model on an engine that runs `depth` steps at a time.
 fn engine(options: &EngineOptions, depth: usize) -> (Engine, Arc<Seen>) {
-    gated(options, depth, Arc::default())
+    with(options, depth, Arc::default(), None)
 }
 
-fn gated(options: &EngineOptions, depth: usize, gate: Arc<Mutex<()>>) -> (Engine, Arc<Seen>) {
+/// The same with a gate, and a step that goes wrong.
+fn with(options: &EngineOptions, depth: usize, gate: Arc<Mutex<()>>, bad_step: Option<u64>) -> (Engine, Arc<Seen>) {
     let path = golden("tiny/llama-f32.gguf");
     let Loaded { program, tokenizer, facts } = Loaded::open(&path, options, &mut |_, _| {}).expect("it loads");
     let seen = Arc::new(Seen::default());
-    let program = Box::new(Counted { program, depth, results: VecDeque::new(), seen: seen.clone(), gate });
+    let program = Box::new(Counted { program, depth, results: VecDeque::new(), seen: seen.clone(), gate, bad_step });
     (Engine::start(Loaded { program, tokenizer, facts }).expect("a thread"), seen)
 }
 
@@ -255,7 +263,7 @@ fn sessions_with_and_without_logits_do_not_disturb_one_another() {
 #[test]
 fn sessions_that_decode_together_stay_together() {
     let gate = Arc::new(Mutex::new(()));
-    let (engine, seen) = gated(&options(Device::Cpu), 2, gate.clone());
+    let (engine, seen) = with(&options(Device::Cpu), 2, gate.clone(), None);
     let mut sessions = [engine.session().expect("a session"), engine.session().expect("a session")];
     let closed = gate.lock().expect("nobody panics");
     let streams: Vec<_> = sessions.iter_mut().map(|s| s.generate(PROMPT, at_most(16))).collect();
@@ -266,6 +274,56 @@ fn sessions_that_decode_together_stay_together() {
     // The first may have had one or two steps to itself before the second came.
     let n_steps = seen.n_steps.load(Ordering::Relaxed);
     assert!((16..=18).contains(&n_steps), "{n_steps} steps for twice 16 tokens");
+}
+
+/// The steps behind it are under way already, and bring nobody anything.
+#[test]
+fn logits_that_are_no_numbers_end_one_answer() {
+    for depth in [1, 3] {
+        let (engine, _) = with(&options(Device::Cpu), depth, Arc::default(), Some(5));
+        let mut session = engine.session().expect("a session");
+        let results: Vec<_> = block_on_stream(session.generate(PROMPT, at_most(12))).collect();
+        assert_eq!(results.len(), 6, "five tokens and an error");
+        assert!(matches!(results[5], Err(Error::BadLogits)), "{:?}", results[5]);
+        let expected = ids(on_cpu(1).0.session().expect("a session").generate(PROMPT, at_most(12)));
+        assert_eq!(ids(session.generate(PROMPT, at_most(12))), expected);
+    }
+}
+
+/// Three sessions that begin, drop and replace answers as they like: each answer that is read is the one that the prompt
+/// gives alone, so nothing that was computed in vain was left in the KV cache.
+#[test]
+fn whatever_sessions_do_no_answer_changes() {
+    let prompts: Vec<Vec<u32>> =
+        [5, 15, 40, 70].map(|n| PROMPT.iter().cycle().take(n).copied().collect()).into_iter().collect();
+    let ways = ways().map(|(_, options)| options);
+    let alone = on_cpu(1).0;
+    let expected: Vec<Vec<u32>> = prompts
+        .iter()
+        .flat_map(|prompt| ways.iter().map(|way| (prompt.clone(), way.clone())))
+        .map(|(prompt, way)| ids(alone.session().expect("a session").generate(&prompt, way)))
+        .collect();
+    let (engine, seen) = engine(&EngineOptions { max_rows: 24, ..options(Device::Cpu) }, 3);
+    let mut sessions: Vec<Session> = (0..3).map(|_| engine.session().expect("a session")).collect();
+    let mut open: [Option<(TokenStream, usize, usize)>; 3] = [const { None }; 3];
+    let mut random = Random::new(1);
+    for _ in 0..400 {
+        let i = random.next() as usize % 3;
+        match (open[i].take(), random.next() % 8) {
+            (None, _) => {
+                let case = random.next() as usize % expected.len();
+                let (prompt, way) = (&prompts[case / ways.len()], ways[case % ways.len()].clone());
+                open[i] = Some((sessions[i].generate(prompt, way), case, 0));
+            }
+            (Some(_), 0) => {}
+            (Some((mut stream, case, n)), _) => {
+                let token = block_on(stream.next()).map(|token| token.expect("no error").id);
+                assert_eq!(token.as_ref(), expected[case].get(n), "token {n} of case {case}");
+                open[i] = token.map(|_| (stream, case, n + 1));
+            }
+        }
+    }
+    assert!(seen.n_ahead.load(Ordering::Relaxed) > 20, "nothing ran ahead");
 }
 
 #[test]

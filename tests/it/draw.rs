@@ -254,3 +254,22 @@ fn steps_that_run_ahead_give_the_same_tokens() {
     assert_eq!(ahead, alone[..ahead.len()]);
     assert!(ahead.len() >= 70 && ahead.iter().all(Option::is_some), "{ahead:?}");
 }
+
+/// One submit and one write, whatever comes back.
+#[test]
+fn a_token_is_one_write() {
+    for name in ["llama-q4_0", "gemma3-q8_0"] {
+        let model = golden::tiny(name);
+        let limits = Limits { n_ctx: 4096, n_pages: 128, max_seqs: 1, ..golden::limits(64, 512) };
+        let options = gpu::Options::default();
+        let mut program = gpu::compile(&model.graph, &model, limits, &options, &mut |_, _| ()).expect("an adapter");
+        let draw = draw(&SamplerOptions { temperature: 1.0, top_k: 40, ..SamplerOptions::default() }, 0);
+        for want in [Want::Nothing, Want::Argmax, Want::Draw(&[draw]), Want::Logits] {
+            let rows = [Row { token: 1, pos: 0, seq: 0 }];
+            let pages: Vec<u32> = (0..128).collect();
+            program.run(&Step { rows: &rows, pages: &[&pages], outputs: &[0], want }).expect("the step runs");
+            let counters: HashMap<_, _> = program.info().counters.into_iter().collect();
+            assert_eq!((counters["submits"], counters["writes"]), (1, 1), "{name}, {want:?}");
+        }
+    }
+}

@@ -15,6 +15,7 @@ mod cost;
 mod device;
 mod fold;
 mod fuse;
+mod inputs;
 mod inventory;
 mod kernels;
 mod kv;

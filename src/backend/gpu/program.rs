@@ -14,6 +14,7 @@ use super::cost::{Cost, Span};
 use super::device::{Device, DeviceOptions};
 use super::fold;
 use super::fuse::{self, Fused};
+use super::inputs::Inputs;
 use super::kernels::{Bind, Call, Lower, Mode, Shape};
 use super::kv::KvFormat;
 use super::matvec::Decode;
@@ -25,8 +26,7 @@ use super::readback::{MAX_IN_FLIGHT, Readback};
 use super::record::{Counters, Player, Recorded};
 use super::{Options, fuse::Node, matrix};
 use crate::backend::{
-    CHOSEN, Info, Limits, Memory, Output, PAGE_LEN, Plan, Profile, Program, Progress, Step, Ticket, Want, Weights,
-    check_step,
+    CHOSEN, Info, Limits, Memory, Output, PAGE_LEN, Profile, Program, Progress, Step, Ticket, Want, Weights, check_step,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Rows, WeightRef};
@@ -457,100 +457,12 @@ impl Shapes {
     }
 }
 
-/// The buffer that a step writes: counts, output rows and how their tokens are drawn, rows, page tables, RoPE angles.
-struct Inputs {
-    buffer: wgpu::Buffer,
-    step: (u64, u64),
-    outputs: (u64, u64),
-    draws: (u64, u64),
-    rows: (u64, u64),
-    tables: (u64, u64),
-    angles: Vec<(u64, u64)>,
-    pages_per_seq: usize,
-    bytes: Vec<u8>,
-}
-
-impl Inputs {
-    fn new(device: &Device, graph: &Graph, limits: &Limits) -> Result<Self> {
-        let mut end = 0;
-        let mut take = |bytes: usize| {
-            let region = (end, (bytes as u64).next_multiple_of(16).max(16));
-            end = (region.0 + region.1).next_multiple_of(device.caps.offset_alignment);
-            region
-        };
-        let pages_per_seq = limits.n_ctx.div_ceil(PAGE_LEN);
-        let step = take(16);
-        let outputs = take(4 * limits.max_outputs);
-        let draws = take(size_of::<Plan>() * limits.max_outputs);
-        let rows = take(16 * limits.max_rows);
-        let tables = take(4 * limits.max_seqs * pages_per_seq);
-        let angles = graph.ropes.iter().map(|rope| take(8 * limits.max_rows * rope.inv_freq.len())).collect();
-        let copies = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
-        let buffer = device.buffer("inputs", end, STORAGE | wgpu::BufferUsages::UNIFORM | copies)?;
-        Ok(Self { buffer, step, outputs, draws, rows, tables, angles, pages_per_seq, bytes: Vec::new() })
-    }
-
-    fn binding(&self, (offset, size): (u64, u64)) -> wgpu::BindingResource<'_> {
-        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-            buffer: &self.buffer,
-            offset,
-            size: wgpu::BufferSize::new(size),
-        })
-    }
-
-    /// Where the step's stamp is.
-    fn stamp_offset(&self) -> u64 {
-        self.step.0 + 8
-    }
-
-    /// Writes everything that the kernels read about the step, and its stamp.
-    fn write(&mut self, queue: &wgpu::Queue, graph: &Graph, step: &Step<'_>, stamp: u32) {
-        // Counts, output rows, draws and rows lie behind one another: one write for all four.
-        self.bytes.clear();
-        let (n_rows, n_outputs) = (step.rows.len() as u32, step.outputs.len() as u32);
-        self.bytes.extend_from_slice(bytemuck::bytes_of(&[n_rows, n_outputs, stamp, 0]));
-        self.bytes.resize(self.outputs.0 as usize, 0);
-        self.bytes.extend_from_slice(bytemuck::cast_slice(step.outputs));
-        if let Want::Draw(draws) = step.want {
-            self.bytes.resize(self.draws.0 as usize, 0);
-            draws.iter().for_each(|draw| self.bytes.extend_from_slice(bytemuck::bytes_of(&Plan::from(draw))));
-        }
-        self.bytes.resize(self.rows.0 as usize, 0);
-        for row in step.rows {
-            let (page, within) = (row.pos as usize / PAGE_LEN, row.pos as usize % PAGE_LEN);
-            let slot = step.pages[row.seq as usize][page] as usize * PAGE_LEN + within;
-            let table = row.seq as usize * self.pages_per_seq;
-            self.bytes.extend_from_slice(bytemuck::bytes_of(&[row.token, row.pos, slot as u32, table as u32]));
-        }
-        queue.write_buffer(&self.buffer, 0, &self.bytes);
-
-        self.bytes.clear();
-        for (seq, pages) in step.pages.iter().enumerate() {
-            self.bytes.resize(4 * seq * self.pages_per_seq, 0);
-            self.bytes.extend_from_slice(bytemuck::cast_slice(pages));
-        }
-        queue.write_buffer(&self.buffer, self.tables.0, &self.bytes);
-
-        for (rope, region) in graph.ropes.iter().zip(&self.angles) {
-            self.bytes.clear();
-            for row in step.rows {
-                for &freq in &rope.inv_freq {
-                    let (sin, cos) = (f64::from(row.pos) * freq).sin_cos();
-                    let turn = [cos as f32 * rope.scale, sin as f32 * rope.scale];
-                    self.bytes.extend_from_slice(bytemuck::bytes_of(&turn));
-                }
-            }
-            queue.write_buffer(&self.buffer, region.0, &self.bytes);
-        }
-    }
-}
-
 impl GpuProgram {
     /// Submits a step, in one piece.
     fn submit_whole(&mut self, step: &Step<'_>) -> Result<Ticket> {
         let (device, created, start) = (&self.device, self.device.created(), Instant::now());
         // Queued before this step's commands and behind those of the steps under way, which read what they were given.
-        self.inputs.write(&device.queue, &self.graph, step, self.readback.next_stamp());
+        let writes = self.inputs.write(&device.queue, &self.graph, step, self.readback.next_stamp());
         let (n_rows, n_outputs, want) = (step.rows.len(), step.outputs.len(), step.want);
         let (inputs, readback) = (&self.inputs, &self.readback);
         let seal = |encoder: &mut wgpu::CommandEncoder, i: usize| {
@@ -584,6 +496,7 @@ impl GpuProgram {
         self.last.add(Counters {
             created: device.created() - created,
             host_ns: start.elapsed().as_nanos() as u64,
+            writes,
             ..counters
         });
         self.last_rows = [n_rows, n_outputs];
@@ -679,7 +592,7 @@ impl Program for GpuProgram {
     }
 
     fn info(&self) -> Info {
-        let Counters { dispatches, submits, passes, created, host_ns, .. } = self.last;
+        let Counters { dispatches, submits, passes, writes, created, host_ns, .. } = self.last;
         Info {
             device: format!("{} ({})", self.device.info.name, self.device.info.backend),
             memory: self.memory,
@@ -688,6 +601,7 @@ impl Program for GpuProgram {
                 ("dispatches", dispatches),
                 ("submits", submits),
                 ("passes", passes),
+                ("writes", writes),
                 ("created", created),
                 ("host_ns", host_ns),
             ],

@@ -21,6 +21,8 @@ pub(crate) struct Counters {
     pub dispatches: u64,
     pub submits: u64,
     pub passes: u64,
+    /// Writes of what a step says.
+    pub writes: u64,
     /// Buffers, bind groups and pipelines made.
     pub created: u64,
     /// Multiply-adds.
@@ -35,6 +37,7 @@ impl Counters {
         self.dispatches += other.dispatches;
         self.submits += other.submits;
         self.passes += other.passes;
+        self.writes += other.writes;
         self.created += other.created;
         self.ops += other.ops;
         self.host_ns += other.host_ns;

@@ -26,6 +26,7 @@ override ROWS: u32;
 override MAX_SPLITS: u32;
 override WG: u32;
 override TILE: u32;
+override PARTS: u32;
 override FOURS: u32;
 override QUERY_LEN: u32;
 override WEIGHTS_LEN: u32;
@@ -46,6 +47,15 @@ var<workgroup> weights: array<vec4<f32>, WEIGHTS_LEN>;
 
 fn four_more(s: f32, a: vec4<f32>, b: vec4<f32>) -> f32 {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, s))));
+}
+
+fn weighted(
+    s: vec4<f32>,
+    v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>,
+    w0: f32, w1: f32, w2: f32, w3: f32,
+) -> vec4<f32> {
+    let a = fma(vec4<f32>(w1), v1, fma(vec4<f32>(w0), v0, s));
+    return fma(vec4<f32>(w3), v3, fma(vec4<f32>(w2), v2, a));
 }
 
 fn softcap(s: vec4<f32>) -> vec4<f32> {
@@ -74,9 +84,9 @@ fn main(
     prologue(t, head, is_owner, i);
     workgroupBarrier();
 
-    let parts = WG / quads;
-    let part = i / quads;
-    let quad = i % quads;
+    // With one part its number is a constant, and so all loops over positions are uniform.
+    let part = select(i / quads, 0u, WG == quads);
+    let quad = select(i % quads, i, WG == quads);
     var top: array<vec4<f32>, 4>;
     var total: array<vec4<f32>, 4>;
     var sum: array<vec4<f32>, 16>;
@@ -166,23 +176,34 @@ fn main(
             }
             workgroupBarrier();
 
-            // 4. values, weighted
-            if part < parts {
-                for (var page = 0u; page < TILE; page += PAGE_LEN) {
-                    let left = max(end, start + page) - start - page;
-                    if left == 0u {
-                        break;
-                    }
-                    let base = (tables[table + (start + page) / PAGE_LEN] * N_HEAD_KV + head_kv) * KV_LEN;
-                    for (var j = part; j < min(left, PAGE_LEN); j += parts) {
-                        let v = kv_value(base, j, quad);
+            // 4. values, weighted: four positions at a time, whose loads do not wait for one another
+            if part < PARTS {
+                for (var page = start; page < min(end, start + TILE); page += PAGE_LEN) {
+                    let last = min(end - page, PAGE_LEN) - 1u;
+                    let base = (tables[table + page / PAGE_LEN] * N_HEAD_KV + head_kv) * KV_LEN;
+                    for (var j = part; j <= last; j += 4u * PARTS) {
+                        // Positions beyond the last weigh nothing.
+                        let v0 = kv_value(base, j, quad);
+                        let v1 = kv_value(base, min(j + PARTS, last), quad);
+                        let v2 = kv_value(base, min(j + 2u * PARTS, last), quad);
+                        let v3 = kv_value(base, min(j + 3u * PARTS, last), quad);
+                        let at = (page - start + j) * FOURS;
                         for (var f = 0u; f < FOURS; f++) {
-                            let w = weights[(page + j) * FOURS + f];
+                            let w0 = weights[at + f];
+                            let w1 = weights[at + f + PARTS * FOURS];
+                            let w2 = weights[at + f + 2u * PARTS * FOURS];
+                            let w3 = weights[at + f + 3u * PARTS * FOURS];
                             let m = 4u * f;
-                            sum[m] = fma(vec4<f32>(w.x), v, sum[m]);
-                            if m + 1u < n_queries { sum[m + 1u] = fma(vec4<f32>(w.y), v, sum[m + 1u]); }
-                            if m + 2u < n_queries { sum[m + 2u] = fma(vec4<f32>(w.z), v, sum[m + 2u]); }
-                            if m + 3u < n_queries { sum[m + 3u] = fma(vec4<f32>(w.w), v, sum[m + 3u]); }
+                            sum[m] = weighted(sum[m], v0, v1, v2, v3, w0.x, w1.x, w2.x, w3.x);
+                            if m + 1u < n_queries {
+                                sum[m + 1u] = weighted(sum[m + 1u], v0, v1, v2, v3, w0.y, w1.y, w2.y, w3.y);
+                            }
+                            if m + 2u < n_queries {
+                                sum[m + 2u] = weighted(sum[m + 2u], v0, v1, v2, v3, w0.z, w1.z, w2.z, w3.z);
+                            }
+                            if m + 3u < n_queries {
+                                sum[m + 3u] = weighted(sum[m + 3u], v0, v1, v2, v3, w0.w, w1.w, w2.w, w3.w);
+                            }
                         }
                     }
                 }
@@ -206,11 +227,11 @@ fn main(
             state = state_with(state, own_score(m), select(vec4<f32>(), own_value(quad), part == 0u));
         }
         // 6. the parts together
-        if parts > 1u {
+        if PARTS > 1u {
             workgroupBarrier();
             weights[i] = state.sum;
             workgroupBarrier();
-            for (var p = 1u; p < parts && i < quads; p++) {
+            for (var p = 1u; p < PARTS && i < quads; p++) {
                 state.sum += weights[p * quads + i];
             }
         }

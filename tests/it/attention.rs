@@ -3,8 +3,11 @@
 
 use halfbyte::backend::gpu::{self, KvFormat};
 use halfbyte::backend::{Limits, Program, Weights};
+use halfbyte::engine::{Device, EngineOptions, Loaded};
 use halfbyte::graph::Graph;
 
+use crate::common::real_model;
+use crate::golden::{self, SMOLLM2};
 use crate::ops::{self, AttentionCase};
 
 /// Error where nothing is rounded.
@@ -81,4 +84,30 @@ fn few_rows_of_two_sequences() {
         check(AttentionCase { lens: [5, 3], sinks: true, ..CASE }, &options(kv), 9, limit);
         check(AttentionCase { lens: [1, 1], ..CASE }, &options(kv), 10, limit);
     }
+}
+
+/// A model answers as llama.cpp does; how far its logits may move by the rounding of keys and values is a mean over all of
+/// them: 0.03 where these are f16.
+#[test]
+fn smollm2_is_golden_with_q8_0_keys_and_values() {
+    let model = golden::load(&real_model(SMOLLM2));
+    let options = gpu::Options { kv: KvFormat::Q8_0, ..gpu::Options::default() };
+    let program = gpu::compile(&model.graph, &model, golden::limits(64, 64), &options, &mut |_, _| ());
+    golden::check_real(&mut program.expect("a Vulkan adapter; ./scripts/test installs one"), "smollm2-moon", 0.06);
+}
+
+#[test]
+fn memory_is_planned_for_the_format() {
+    let kv_bytes = |kv| {
+        let options = EngineOptions { device: Device::Gpu, n_ctx: Some(256), kv, ..EngineOptions::default() };
+        let Loaded { program, facts, .. } =
+            Loaded::open(&real_model(SMOLLM2), &options, &mut |_, _| {}).expect("it loads");
+        assert_eq!(program.info().memory.kv_bytes, facts.memory.kv_bytes, "{kv:?}");
+        facts.memory.kv_bytes
+    };
+    // 30 layers, keys and values, 3 heads of 64 numbers, 256 positions.
+    let numbers = 30 * 2 * 3 * 64 * 256;
+    assert_eq!(kv_bytes(None), numbers * 2);
+    assert_eq!(kv_bytes(Some(KvFormat::F32)), numbers * 4);
+    assert_eq!(kv_bytes(Some(KvFormat::Q8_0)), numbers / 32 * 34);
 }

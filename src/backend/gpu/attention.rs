@@ -108,7 +108,7 @@ impl Lower<'_> {
         }
         if mode == Mode::Many && self.limits.max_rows > FEW {
             let (wg, tile) = tune::attention_tile(self.caps, spec.head_dim);
-            let rows = tune::attention_rows(heads, spec.head_dim).min(MOST_QUERIES / heads).max(1);
+            let rows = tune::attention_rows(self.caps, heads, spec.head_dim).min(MOST_QUERIES / heads).max(1);
             let tiles = Shape { heads, rows, split: 0, wg, tile };
             let x = (spec.n_head / heads) as u32;
             let grid = Grid::Splits { x, rows_each: rows as u32, rows: [FEW as u32 + 1, u32::MAX], visible: None };

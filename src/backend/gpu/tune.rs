@@ -96,10 +96,10 @@ fn attention_wg(caps: &Capabilities, head_dim: usize, least: usize) -> usize {
     (head_dim / 4).next_power_of_two().max(least).max(subgroup(caps))
 }
 
-/// Rows of a tile, of which `heads` query heads are taken together: 12 queries or so. Each has four sums in registers, and
-/// its head in workgroup memory, of which a device may have 16 KiB.
-pub(crate) fn attention_rows(heads: usize, head_dim: usize) -> usize {
-    let queries = if head_dim > 128 { 8 } else { 12 };
+/// Rows of a tile, of which `heads` query heads are taken together. Each query has four sums in registers, of which 12 spill
+/// on Apple G13, and its head in workgroup memory, of which a device may have 16 KiB.
+pub(crate) fn attention_rows(caps: &Capabilities, heads: usize, head_dim: usize) -> usize {
+    let queries = if head_dim > 128 || !caps.software { 8 } else { 12 };
     (queries / heads).max(1)
 }
 

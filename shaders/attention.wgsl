@@ -26,6 +26,7 @@ override ROWS: u32;
 override MAX_SPLITS: u32;
 override WG: u32;
 override TILE: u32;
+override PARTS: u32;
 override FOURS: u32;
 override QUERY_LEN: u32;
 override WEIGHTS_LEN: u32;
@@ -35,6 +36,9 @@ override WEIGHTS_LEN: u32;
 @group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> partials: array<vec4<f32>>;
 
+// Quads of a key that are read at a time.
+override STEP: u32 = select(1u, 2u, HEAD_DIM % 8u == 0u);
+
 // Finite, since fast-math compilers may assume that there is no infinity.
 const LOW = -1e30;
 const SEEN = -1e29;
@@ -43,9 +47,31 @@ const SEEN = -1e29;
 var<workgroup> query: array<vec4<f32>, QUERY_LEN>;
 // [TILE, FOURS]: scores, then weights.
 var<workgroup> weights: array<vec4<f32>, WEIGHTS_LEN>;
+// Largest score and sum of weights of each query.
+var<workgroup> tops: array<vec4<f32>, 4>;
+var<workgroup> totals: array<vec4<f32>, 4>;
 
 fn four_more(s: f32, a: vec4<f32>, b: vec4<f32>) -> f32 {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, s))));
+}
+
+/// With four more elements of a key, times those of the queries from m on, which lie at `at`.
+fn scores(s: vec4<f32>, at: u32, m: u32, k: vec4<f32>) -> vec4<f32> {
+    var t = s;
+    t.x = four_more(t.x, query[at], k);
+    if m + 1u < HEADS * ROWS { t.y = four_more(t.y, query[at + 1u], k); }
+    if m + 2u < HEADS * ROWS { t.z = four_more(t.z, query[at + 2u], k); }
+    if m + 3u < HEADS * ROWS { t.w = four_more(t.w, query[at + 3u], k); }
+    return t;
+}
+
+fn weighted(
+    s: vec4<f32>,
+    v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>,
+    w0: f32, w1: f32, w2: f32, w3: f32,
+) -> vec4<f32> {
+    let a = fma(vec4<f32>(w1), v1, fma(vec4<f32>(w0), v0, s));
+    return fma(vec4<f32>(w3), v3, fma(vec4<f32>(w2), v2, a));
 }
 
 fn softcap(s: vec4<f32>) -> vec4<f32> {
@@ -63,6 +89,8 @@ fn main(
 ) {
     let quads = HEAD_DIM / 4u;
     let n_queries = HEADS * ROWS;
+    // 0, which compilers don't know: a loop with it in its bound stays a loop, rather than a page of code and registers.
+    let zero = count.x >> 31u;
     let head = id.x * HEADS;
     let head_kv = head / (N_HEAD / N_HEAD_KV);
     let t = id.y * ROWS;
@@ -74,9 +102,9 @@ fn main(
     prologue(t, head, is_owner, i);
     workgroupBarrier();
 
-    let parts = WG / quads;
-    let part = i / quads;
-    let quad = i % quads;
+    // With one part its number is a constant, and so all loops over positions are uniform.
+    let part = select(i / quads, 0u, WG == quads);
+    let quad = select(i % quads, i, WG == quads);
     var top: array<vec4<f32>, 4>;
     var total: array<vec4<f32>, 4>;
     var sum: array<vec4<f32>, 16>;
@@ -84,7 +112,7 @@ fn main(
         top[f] = vec4<f32>(LOW);
     }
 
-    for (var first = 0u; first < ROWS; first++) {
+    for (var first = 0u; first < ROWS + zero; first++) {
         // 1. a sequence of the rows: the positions that these see
         if t + first >= n_rows() {
             break;
@@ -121,20 +149,19 @@ fn main(
             for (var f = 0u; f < FOURS; f++) {
                 high[f] = top[f];
             }
-            for (var p = i; p < TILE; p += WG) {
+            for (var p = i; p < TILE + zero; p += WG) {
                 let pos = start + p;
                 let at = min(pos, end - 1u);
                 let base = (tables[table + at / PAGE_LEN] * N_HEAD_KV + head_kv) * KV_LEN;
                 var s: array<vec4<f32>, 4>;
-                for (var d = 0u; d < quads; d++) {
-                    let k = kv_key(base, at % PAGE_LEN, d);
-                    let q = d * n_queries;
+                for (var d = 0u; d < quads + zero; d += STEP) {
+                    let k0 = kv_key(base, at % PAGE_LEN, d);
+                    let k1 = kv_key(base, at % PAGE_LEN, d + STEP / 2u);
                     for (var f = 0u; f < FOURS; f++) {
-                        let m = 4u * f;
-                        s[f].x = four_more(s[f].x, query[q + m], k);
-                        if m + 1u < n_queries { s[f].y = four_more(s[f].y, query[q + m + 1u], k); }
-                        if m + 2u < n_queries { s[f].z = four_more(s[f].z, query[q + m + 2u], k); }
-                        if m + 3u < n_queries { s[f].w = four_more(s[f].w, query[q + m + 3u], k); }
+                        s[f] = scores(s[f], d * n_queries + 4u * f, 4u * f, k0);
+                        if STEP == 2u {
+                            s[f] = scores(s[f], (d + 1u) * n_queries + 4u * f, 4u * f, k1);
+                        }
                     }
                 }
                 for (var f = 0u; f < FOURS; f++) {
@@ -156,7 +183,7 @@ fn main(
                 sum[4u * f + 3u] *= shrink.w;
                 top[f] = high[f];
             }
-            for (var p = i; p < TILE; p += WG) {
+            for (var p = i; p < TILE + zero; p += WG) {
                 for (var f = 0u; f < FOURS; f++) {
                     let score = weights[p * FOURS + f];
                     let weight = select(vec4<f32>(), exp(score - top[f]), score > vec4<f32>(SEEN));
@@ -166,23 +193,34 @@ fn main(
             }
             workgroupBarrier();
 
-            // 4. values, weighted
-            if part < parts {
-                for (var page = 0u; page < TILE; page += PAGE_LEN) {
-                    let left = max(end, start + page) - start - page;
-                    if left == 0u {
-                        break;
-                    }
-                    let base = (tables[table + (start + page) / PAGE_LEN] * N_HEAD_KV + head_kv) * KV_LEN;
-                    for (var j = part; j < min(left, PAGE_LEN); j += parts) {
-                        let v = kv_value(base, j, quad);
+            // 4. values, weighted: four positions at a time, whose loads do not wait for one another
+            if part < PARTS {
+                for (var page = start; page < min(end, start + TILE); page += PAGE_LEN) {
+                    let last = min(end - page, PAGE_LEN) - 1u;
+                    let base = (tables[table + page / PAGE_LEN] * N_HEAD_KV + head_kv) * KV_LEN;
+                    for (var j = part; j <= last; j += 4u * PARTS) {
+                        // Positions beyond the last weigh nothing.
+                        let v0 = kv_value(base, j, quad);
+                        let v1 = kv_value(base, min(j + PARTS, last), quad);
+                        let v2 = kv_value(base, min(j + 2u * PARTS, last), quad);
+                        let v3 = kv_value(base, min(j + 3u * PARTS, last), quad);
+                        let at = (page - start + j) * FOURS;
                         for (var f = 0u; f < FOURS; f++) {
-                            let w = weights[(page + j) * FOURS + f];
+                            let w0 = weights[at + f];
+                            let w1 = weights[at + f + PARTS * FOURS];
+                            let w2 = weights[at + f + 2u * PARTS * FOURS];
+                            let w3 = weights[at + f + 3u * PARTS * FOURS];
                             let m = 4u * f;
-                            sum[m] = fma(vec4<f32>(w.x), v, sum[m]);
-                            if m + 1u < n_queries { sum[m + 1u] = fma(vec4<f32>(w.y), v, sum[m + 1u]); }
-                            if m + 2u < n_queries { sum[m + 2u] = fma(vec4<f32>(w.z), v, sum[m + 2u]); }
-                            if m + 3u < n_queries { sum[m + 3u] = fma(vec4<f32>(w.w), v, sum[m + 3u]); }
+                            sum[m] = weighted(sum[m], v0, v1, v2, v3, w0.x, w1.x, w2.x, w3.x);
+                            if m + 1u < n_queries {
+                                sum[m + 1u] = weighted(sum[m + 1u], v0, v1, v2, v3, w0.y, w1.y, w2.y, w3.y);
+                            }
+                            if m + 2u < n_queries {
+                                sum[m + 2u] = weighted(sum[m + 2u], v0, v1, v2, v3, w0.z, w1.z, w2.z, w3.z);
+                            }
+                            if m + 3u < n_queries {
+                                sum[m + 3u] = weighted(sum[m + 3u], v0, v1, v2, v3, w0.w, w1.w, w2.w, w3.w);
+                            }
                         }
                     }
                 }
@@ -191,38 +229,49 @@ fn main(
         }
     }
 
-    // 5. what is in no cache: sinks, and a folded row's own position
+    // 5. the parts together, through `weights`: one query of each four at a time
     for (var f = 0u; f < FOURS; f++) {
         total[f] = four_sum(total[f], i);
+        if i == 0u {
+            tops[f] = top[f];
+            totals[f] = total[f];
+        }
     }
-    for (var m = 0u; m < n_queries; m++) {
-        let c = m % 4u;
-        var state = State(top[m / 4u][c], total[m / 4u][c], sum[m]);
-        if SINKS && id.z == 0u {
-            state = state_with(state, sink_of(head + m % HEADS), vec4<f32>());
+    for (var c = 0u; c < min(4u, n_queries) + zero; c++) {
+        workgroupBarrier();
+        for (var f = 0u; f < FOURS; f++) {
+            let low = select(sum[4u * f], sum[4u * f + 1u], c == 1u);
+            let high = select(sum[4u * f + 2u], sum[4u * f + 3u], c == 3u);
+            weights[f * WG + i] = select(low, high, c > 1u);
         }
-        if FOLDED && is_owner {
-            // One part brings the value in.
-            state = state_with(state, own_score(m), select(vec4<f32>(), own_value(quad), part == 0u));
-        }
-        // 6. the parts together
-        if parts > 1u {
-            workgroupBarrier();
-            weights[i] = state.sum;
-            workgroupBarrier();
-            for (var p = 1u; p < parts && i < quads; p++) {
-                state.sum += weights[p * quads + i];
+        workgroupBarrier();
+        for (var x = i; x < FOURS * quads + zero; x += WG) {
+            let f = x / quads;
+            let d = x % quads;
+            let m = 4u * f + c;
+            let row = t + m / HEADS;
+            if m >= n_queries || row >= n_rows() {
+                continue;
             }
-        }
-        let row = t + m / HEADS;
-        if i < quads && row < n_rows() {
-            let at = row * N_HEAD + head + m % HEADS;
+            var state = State(tops[f][c], totals[f][c], vec4<f32>());
+            for (var part = 0u; part < PARTS + zero; part++) {
+                state.sum += weights[f * WG + part * quads + d];
+            }
+
+            // 6. what is in no cache: sinks, and a folded row's own position
+            if SINKS && id.z == 0u {
+                state = state_with(state, sink_of(head + m % HEADS), vec4<f32>());
+            }
+            if FOLDED && is_owner {
+                state = state_with(state, own_score(m), own_value(d));
+            }
+            let to = row * N_HEAD + head + m % HEADS;
             if count.z == 1u {
-                y[at * quads + i] = state.sum / state.total;
+                y[to * quads + d] = state.sum / state.total;
             } else {
-                let split = (at * MAX_SPLITS + id.z) * (quads + 1u);
-                partials[split + i] = state.sum;
-                if i == 0u {
+                let split = (to * MAX_SPLITS + id.z) * (quads + 1u);
+                partials[split + d] = state.sum;
+                if d == 0u {
                     partials[split + quads] = vec4<f32>(state.top, state.total, 0.0, 0.0);
                 }
             }

@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let tests = args.tests();
     let n_ctx = tests.iter().map(|(test, depth)| test.n_tokens() + depth).max().unwrap_or(0).max(2);
     let path = args.model.resolve()?;
-    let options = EngineOptions { expect_results: !args.host_only, ..args.model.options(Some(n_ctx)) };
+    let options = EngineOptions { expect_results: !args.host_only, ..args.model.options(Some(n_ctx))? };
     let Loaded { mut program, facts, .. } = with_upload_bar(|progress| Loaded::open(&path, &options, progress))?;
     let mut rows = Vec::new();
     for (test, depth) in tests {

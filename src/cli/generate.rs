@@ -154,7 +154,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let prompt = args.read_prompt()?;
     let interrupt = Interrupt::install()?;
     let path = args.model.resolve()?;
-    let engine_options = args.model.options(args.n_ctx);
+    let engine_options = args.model.options(args.n_ctx)?;
     let engine = with_upload_bar(|progress| Engine::load_with(&path, &engine_options, progress))?;
     if engine.facts().choice.noteworthy {
         super::note(&format!("runs on {} (`--device gpu` takes it)", engine.facts().choice.reason));

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use halfbyte::Result;
-use halfbyte::engine::{Device, EngineOptions};
+use halfbyte::engine::{Device, EngineOptions, KvFormat};
 use halfbyte::hub;
+use halfbyte::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::fetch;
@@ -29,6 +29,19 @@ pub(super) struct ModelArgs {
     /// Time every kernel, on a GPU that takes timestamps, and show where the time goes
     #[arg(long)]
     profile: bool,
+
+    /// How keys and values are stored, on a GPU: q8_0 takes half the memory of f16 and is less exact [default: f16]
+    #[arg(long, value_name = "TYPE", aliases = ["cache-type-k", "cache-type-v"], hide_default_value = true)]
+    cache_type: Vec<CacheType>,
+}
+
+/// Formats of keys and values, as llama.cpp spells them.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum CacheType {
+    F16,
+    #[value(name = "q8_0")]
+    Q8_0,
+    F32,
 }
 
 impl ModelArgs {
@@ -38,10 +51,27 @@ impl ModelArgs {
     }
 
     /// Options for one session with a context of `n_ctx`.
-    pub(super) fn options(&self, n_ctx: Option<usize>) -> EngineOptions {
+    ///
+    /// # Errors
+    /// If keys and values are to be stored in different formats.
+    pub(super) fn options(&self, n_ctx: Option<usize>) -> Result<EngineOptions> {
         let device: Device = self.device.parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
-        let threads = self.threads.map(usize::from);
-        EngineOptions { device, n_ctx, threads, profile: self.profile, ..EngineOptions::default() }
+        let (threads, kv) = (self.threads.map(usize::from), self.kv()?);
+        Ok(EngineOptions { device, n_ctx, threads, kv, profile: self.profile, ..EngineOptions::default() })
+    }
+
+    fn kv(&self) -> Result<Option<KvFormat>> {
+        if self.cache_type.windows(2).any(|pair| pair[0] != pair[1]) {
+            return Err(Error::Usage {
+                what: "keys in one format and values in another".into(),
+                hint: "both are stored alike: give `--cache-type` once".into(),
+            });
+        }
+        Ok(self.cache_type.first().map(|cache_type| match cache_type {
+            CacheType::F16 => KvFormat::F16,
+            CacheType::Q8_0 => KvFormat::Q8_0,
+            CacheType::F32 => KvFormat::F32,
+        }))
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use etcetera::BaseStrategy;
 
 use super::device::{self, Choice, Device};
-use super::memory::{self, KvBytes};
-use crate::backend::gpu::{AdapterKind, DeviceOptions};
+use super::memory;
+use crate::backend::gpu::{AdapterKind, DeviceOptions, KvFormat};
 use crate::backend::{Limits, Memory, PAGE_LEN, Program, Progress, cpu, gpu};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
@@ -39,6 +39,8 @@ pub struct EngineOptions {
     pub profile: bool,
     /// Whether a device has to compute anything; see [`gpu::Options::expect_results`].
     pub expect_results: bool,
+    /// How keys and values are stored: f16 on a GPU if not given; the CPU has f32 only.
+    pub kv: Option<KvFormat>,
 }
 
 impl Default for EngineOptions {
@@ -49,6 +51,7 @@ impl Default for EngineOptions {
             threads: None,
             max_rows: 512,
             max_sessions: 1,
+            kv: None,
             pipeline_cache: pipeline_cache(std::env::var_os("HALFBYTE_PIPELINE_CACHE")),
             profile: false,
             expect_results: true,
@@ -169,13 +172,20 @@ fn compile(model: &Model, limits: Limits, options: &EngineOptions, progress: Pro
             let what = format!("there is no profile of {}", choice.reason);
             return Err(Error::Usage { what, hint: "name a GPU with `--device`".into() });
         }
-        let memory = memory::plan(graph, weights, &limits, KvBytes(4));
+        if let Some(kv) = options.kv.filter(|kv| *kv != KvFormat::F32) {
+            return Err(Error::Usage {
+                what: format!("keys and values in {kv} on {}", choice.reason),
+                hint: "the CPU stores them in f32; leave out `--cache-type`, or choose a GPU with `--device`".into(),
+            });
+        }
+        let memory = memory::plan(graph, weights, &limits, KvFormat::F32);
         memory::check(&what, &memory, true)?;
         let threads = options.threads.unwrap_or_else(default_threads);
         let program = cpu::compile(graph, weights, limits, cpu::Options { threads, ..cpu::Options::default() })?;
         return Ok(Compiled { program: Box::new(program), choice, threads: Some(threads), memory });
     };
-    let memory = memory::plan(graph, weights, &limits, KvBytes(2));
+    let kv = options.kv.unwrap_or_default();
+    let memory = memory::plan(graph, weights, &limits, kv);
     // A card's own memory can't be asked for; whether it is enough is found out when it is taken.
     if adapter.kind != AdapterKind::Discrete {
         memory::check(&what, &memory, false)?;
@@ -183,7 +193,7 @@ fn compile(model: &Model, limits: Limits, options: &EngineOptions, progress: Pro
     let device = DeviceOptions { name: Some(adapter.name.clone()), ..DeviceOptions::default() };
     let pipeline_cache = options.pipeline_cache.clone();
     let EngineOptions { profile, expect_results, .. } = *options;
-    let gpu_options = gpu::Options { device, pipeline_cache, profile, expect_results, ..gpu::Options::default() };
+    let gpu_options = gpu::Options { device, kv, pipeline_cache, profile, expect_results, ..gpu::Options::default() };
     let program = gpu::compile(graph, weights, limits, &gpu_options, progress)?;
     Ok(Compiled { program: Box::new(program), choice, threads: None, memory })
 }

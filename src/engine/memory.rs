@@ -2,26 +2,23 @@
 
 use std::collections::HashMap;
 
+use crate::backend::gpu::KvFormat;
 use crate::backend::{Limits, Memory, PAGE_LEN, Weights};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Rows};
 
-/// Bytes of a number in the KV cache: f16 on the GPU, f32 on the CPU, whose ops are the reference.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct KvBytes(pub(super) u64);
-
 /// What `graph` takes with these limits: the weights as they are in the file, the pages of the KV cache, and twice the
 /// most that intermediates need at a time. Twice, since buffers of different widths leave gaps, and logits are copied
 /// once more to be read; programs are found to take between 0.9 and 1.8 times that (a test holds the bound).
-pub(super) fn plan(graph: &Graph, weights: &dyn Weights, limits: &Limits, kv: KvBytes) -> Memory {
+pub(super) fn plan(graph: &Graph, weights: &dyn Weights, limits: &Limits, kv: KvFormat) -> Memory {
     let weight_refs = graph.ops.iter().flat_map(|op| op.weights());
     let by_name: HashMap<&str, u64> = weight_refs
         .filter_map(|w| weights.weight(&w.name).map(|weight| (w.name.as_str(), weight.bytes.len() as u64)))
         .collect();
-    let kv_numbers: usize = graph.kv.iter().map(|shape| 2 * shape.n_head_kv * shape.head_dim).sum();
+    let kv_bytes: usize = graph.kv.iter().map(|shape| 2 * shape.n_head_kv * kv.head_bytes(shape.head_dim)).sum();
     Memory {
         weights_bytes: by_name.values().sum(),
-        kv_bytes: kv.0 * (kv_numbers * PAGE_LEN * limits.n_pages) as u64,
+        kv_bytes: (kv_bytes * PAGE_LEN * limits.n_pages) as u64,
         scratch_bytes: 2 * scratch_bytes(graph, limits),
     }
 }

@@ -190,6 +190,25 @@ fn errors_come_with_hints() {
 }
 
 #[test]
+fn formats_of_keys_and_values_are_a_matter_of_the_gpu() {
+    let (code, stderr) = failure(run(generate().args(["--cache-type", "q8_0", MOON])));
+    assert_eq!(code, Some(2));
+    assert_snapshot!(stderr, @"
+    error: keys and values in q8_0 on the CPU, as asked for
+    hint: the CPU stores them in f32; leave out `--cache-type`, or choose a GPU with `--device`
+    ");
+    let args = ["--cache-type-k", "q8_0", "--cache-type-v", "f16", MOON];
+    let (code, stderr) = failure(run(generate().args(args)));
+    assert_eq!(code, Some(2));
+    assert_snapshot!(stderr, @"
+    error: keys in one format and values in another
+    hint: both are stored alike: give `--cache-type` once
+    ");
+    let alike = run(generate().args(["--cache-type-k", "f32", "--cache-type-v", "f32", "-n", "1", MOON]));
+    assert!(alike.status.success());
+}
+
+#[test]
 fn files_do_not_command_the_terminal_through_errors() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = dir.path().join("evil.gguf");
@@ -284,13 +303,13 @@ fn help_is_short_and_has_examples() {
       -h, --help            Print help (see more with '--help')
 
     Model:
-      -m, --model <MODEL>    A GGUF file, `hf:OWNER/REPO[:FILE-part]`, or a name that halfbyte knows
-                             [env: HALFBYTE_MODEL] [default: smollm2-135m]
-          --device <DEVICE>  `auto`, `cpu`, `gpu`, or a part of an adapter's name [env: HALFBYTE_DEVICE]
-                             [default: auto]
-      -t, --threads <N>      Threads, on the CPU [default: one per core]
-          --profile          Time every kernel, on a GPU that takes timestamps, and show where the time
-                             goes
+      -m, --model <MODEL>      A GGUF file, `hf:OWNER/REPO[:FILE-part]`, or a name that halfbyte knows
+                               [env: HALFBYTE_MODEL] [default: smollm2-135m]
+          --device <DEVICE>    `auto`, `cpu`, `gpu`, or a part of an adapter's name [env:
+                               HALFBYTE_DEVICE] [default: auto]
+      -t, --threads <N>        Threads, on the CPU [default: one per core]
+          --cache-type <TYPE>  How keys and values are stored, on a GPU: q8_0 takes half the memory of
+                               f16 and is less exact [default: f16] [possible values: f16, q8_0, f32]
 
     Sampling:
           --temp <T>               Randomness; 0 takes the most likely token [default: 0, or 0.8 with

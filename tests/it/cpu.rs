@@ -128,9 +128,10 @@ proptest! {
         head_dim in select(&[1, 2, 33, 64, 80, 128, 256][..]),
         window in select(&[None, Some(1), Some(16), Some(32), Some(100)][..]),
         softcap in select(&[None, Some(50.0)][..]),
+        sinks in any::<bool>(),
         seed in any::<u64>(),
     ) {
-        let case = AttentionCase { lens, n_head, n_head_kv, head_dim, window, softcap };
+        let case = AttentionCase { lens, n_head, n_head_kv, head_dim, window, softcap, sinks };
         ops::check_attention(&compile_op, case, seed, OP_NMSE);
         ops::check_attention(&compile_fast, case, seed, FAST_OP_NMSE);
     }

@@ -200,6 +200,7 @@ struct Block {
     act: Activation,
     window: Option<usize>,
     softcap: Option<f32>,
+    sinks: bool,
 }
 
 const BLOCKS: &[Block] = &[
@@ -217,6 +218,7 @@ const BLOCKS: &[Block] = &[
         act: Activation::Silu,
         window: None,
         softcap: None,
+        sinks: true,
     },
     Block {
         n_embd: 576,
@@ -232,6 +234,7 @@ const BLOCKS: &[Block] = &[
         act: Activation::Silu,
         window: Some(5),
         softcap: Some(5.0),
+        sinks: false,
     },
     Block {
         n_embd: 640,
@@ -247,6 +250,7 @@ const BLOCKS: &[Block] = &[
         act: Activation::Gelu,
         window: Some(33),
         softcap: None,
+        sinks: false,
     },
     Block {
         n_embd: 96,
@@ -262,6 +266,7 @@ const BLOCKS: &[Block] = &[
         act: Activation::Gelu,
         window: None,
         softcap: Some(2.0),
+        sinks: true,
     },
 ];
 
@@ -293,6 +298,7 @@ impl Block {
             ("post_ffw_norm", d),
             ("attn_q_norm", self.head_dim),
             ("attn_k_norm", self.head_dim),
+            ("attn_sinks", self.n_head),
         ] {
             made.add(&format!("blk.0.{name}"), &[n], f32, numbers);
         }
@@ -322,7 +328,12 @@ impl Block {
             k = b.rms_norm("attn_k_norm", k, 1e-6);
         }
         let scale = 1.0 / (self.head_dim as f32).sqrt();
-        let options = AttentionOptions { scale, window: self.window, softcap: self.softcap, sinks: None };
+        let options = AttentionOptions {
+            scale,
+            window: self.window,
+            softcap: self.softcap,
+            sinks: self.sinks.then_some("attn_sinks"),
+        };
         let mut o = b.attention(b.rope(q, rope), b.rope(k, rope), v, options);
         o = b.matmul("attn_output", o, self.n_embd);
         if self.post_norms {
@@ -341,7 +352,24 @@ impl Block {
     }
 }
 
-/// Every kernel but matmul, in blocks of all kinds; a prompt, then rows that continue it.
+/// Rows, and the position of the first.
+const STEPS: [(usize, usize); 12] = [
+    (1, 0),
+    (64, 0),
+    (33, 64),
+    (1, 97),
+    (2, 98),
+    (64, 100),
+    (64, 164),
+    (28, 228),
+    (1, 256),
+    (1, 257),
+    (8, 258),
+    (9, 266),
+];
+
+/// Every kernel but matmul, in blocks of all kinds; a prompt, then rows that continue it, one and several at a time: a few
+/// pages in, and so far that positions are split over workgroups.
 #[test]
 fn blocks_of_all_kinds() {
     for (i, block) in BLOCKS.iter().enumerate() {
@@ -351,7 +379,7 @@ fn blocks_of_all_kinds() {
         for (variant, options) in variants() {
             let limit = limit(&options);
             let mut found = on_gpu(&graph, &weights, limits(64), &options);
-            for (n, from) in [(1, 0), (64, 0), (33, 64), (1, 97), (2, 98)] {
+            for (n, from) in STEPS {
                 let what = format!("{block:?}, {n} rows from {from}, {variant}");
                 assert_close(&what, &logits(&mut found, n, from), &logits(&mut expected, n, from), limit);
             }

@@ -1,6 +1,7 @@
 //! Integration tests: one binary, one module a subject.
 
 mod ahead;
+mod attention;
 mod cli;
 mod common;
 mod cpu;

@@ -223,17 +223,19 @@ pub(crate) struct AttentionCase {
     pub(crate) head_dim: usize,
     pub(crate) window: Option<usize>,
     pub(crate) softcap: Option<f32>,
+    pub(crate) sinks: bool,
 }
 
 /// attention and store_kv: two sequences with mixed rows in one step, on scattered pages.
 pub(crate) fn check_attention(compile: Compile<'_>, case: AttentionCase, seed: u64, limit: f64) {
-    let AttentionCase { lens, n_head, n_head_kv, head_dim: dh, window, softcap } = case;
+    let AttentionCase { lens, n_head, n_head_kv, head_dim: dh, window, softcap, sinks } = case;
     let mut numbers = Numbers(seed);
     let mut tables = Tables::default();
     let n = lens[0] + lens[1];
     let q = f64s(&tables.input("q", n, n_head * dh, &mut numbers));
     let k = f64s(&tables.input("k", n, n_head_kv * dh, &mut numbers));
     let v = f64s(&tables.input("v", n, n_head_kv * dh, &mut numbers));
+    let logits = f64s(&tables.add("blk.0.attn_sinks.weight", &[n_head], format("F32"), &numbers.f32s(n_head)));
     // The token is the row in the tables; the order of the rows in the step is any.
     let all: Vec<Row> = (0..n)
         .map(|i| {
@@ -246,7 +248,7 @@ pub(crate) fn check_attention(compile: Compile<'_>, case: AttentionCase, seed: u
     let pages = numbers.permutation(n_pages[0] + n_pages[1]);
     let (first, second) = pages.split_at(n_pages[0]);
     let scale = 1.0 / (dh as f32).sqrt();
-    let options = AttentionOptions { scale, window, softcap, sinks: None };
+    let options = AttentionOptions { scale, window, softcap, sinks: sinks.then_some("attn_sinks") };
     let found = tables.run(compile, n, &rows, &[first, second], |g| {
         let input = |name, heads: usize| g.embed(name, n, heads * dh, 1.0).heads(heads);
         g.block(0).attention(input("q", n_head), input("k", n_head_kv), input("v", n_head_kv), options)
@@ -266,9 +268,10 @@ pub(crate) fn check_attention(compile: Compile<'_>, case: AttentionCase, seed: u
                     softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
                 })
                 .collect();
-            let max = scores.iter().copied().fold(f64::MIN, f64::max);
+            let sink = sinks.then(|| logits[head]);
+            let max = scores.iter().copied().chain(sink).fold(f64::MIN, f64::max);
             let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-            let sum: f64 = weights.iter().sum();
+            let sum = weights.iter().sum::<f64>() + sink.map_or(0.0, |sink| (sink - max).exp());
             let mut out = vec![0.0; dh];
             for (weight, pos) in weights.iter().zip(first..) {
                 out.iter_mut().zip(kv(&v, pos)).for_each(|(out, v)| *out += weight / sum * v);

@@ -4,7 +4,6 @@
 //! What a token attends to grows while the number of rows stays one: its positions are dealt out to workgroups, and how
 //! many is known on the CPU when the step is encoded. A prompt has rows enough to fill a GPU without that.
 
-use super::device::Capabilities;
 use super::fuse::{Node, View};
 use super::kernels::{Bind, Call, Constants, Grid, Lower, Mode, Modules};
 use super::shader::KernelKey;
@@ -50,20 +49,20 @@ impl Visible {
 }
 
 /// Bytes of what splits leave for the merge, for the layer that needs most of it.
-pub(crate) fn partials_bytes(graph: &Graph, caps: &Capabilities, max_rows: usize, n_ctx: usize) -> usize {
+pub(crate) fn partials_bytes(graph: &Graph, max_rows: usize, n_ctx: usize) -> usize {
     let specs = graph.ops.iter().filter_map(|op| match op {
         crate::graph::Op::Attention { spec, .. } => Some(spec),
         _ => None,
     });
-    let of = |spec: &AttentionSpec| match visible(spec, caps, n_ctx).bound(n_ctx) as usize {
+    let of = |spec: &AttentionSpec| match visible(spec, n_ctx).bound(n_ctx) as usize {
         1 => 0,
         n => 16 * max_rows.min(FEW) * n * spec.n_head * (spec.head_dim / 4 + 1),
     };
     specs.map(of).max().unwrap_or(0)
 }
 
-fn visible(spec: &AttentionSpec, caps: &Capabilities, n_ctx: usize) -> Visible {
-    Visible { window: spec.window.unwrap_or(0) as u32, split: tune::attention_split(caps, n_ctx) as u32 }
+fn visible(spec: &AttentionSpec, n_ctx: usize) -> Visible {
+    Visible { window: spec.window.unwrap_or(0) as u32, split: tune::attention_split(n_ctx) as u32 }
 }
 
 /// How a workgroup of `attention` is cut.
@@ -94,7 +93,7 @@ impl Lower<'_> {
         mode: Mode,
         calls: &mut Vec<Call>,
     ) {
-        let visible = visible(spec, self.caps, self.limits.n_ctx);
+        let visible = visible(spec, self.limits.n_ctx);
         let (wg, tile) = tune::attention(self.caps, spec.head_dim);
         let heads = heads_together(spec);
         let few = Shape { heads, rows: 1, split: visible.split, wg, tile };
@@ -158,6 +157,7 @@ impl Lower<'_> {
             ("MAX_SPLITS", self.max_splits(spec).into()),
             ("WG", shape.wg.into()),
             ("TILE", shape.tile.into()),
+            ("PARTS", parts(shape.wg, quads).into()),
             ("FOURS", queries.div_ceil(4).into()),
             ("QUERY_LEN", (queries * quads).into()),
             ("WEIGHTS_LEN", (queries.div_ceil(4) * shape.tile).into()),
@@ -240,7 +240,7 @@ impl Lower<'_> {
     }
 
     fn max_splits(&self, spec: &AttentionSpec) -> u32 {
-        visible(spec, self.caps, self.limits.n_ctx).bound(self.limits.n_ctx)
+        visible(spec, self.limits.n_ctx).bound(self.limits.n_ctx)
     }
 
     fn merge(&self, spec: &AttentionSpec, y: usize, visible: Visible, rows: [u32; 2]) -> Call {
@@ -268,6 +268,11 @@ fn heads_together(spec: &AttentionSpec) -> usize {
     // Queries lie in workgroup memory, of which a device may have 16 KiB: half of it.
     let most = (8192 / (4 * spec.head_dim)).clamp(1, MOST_QUERIES / 2);
     (1..=most.min(group)).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1)
+}
+
+/// Parts in which positions are weighed: a power of two, of which four times as many are at most a page.
+fn parts(wg: usize, quads: usize) -> usize {
+    1 << (wg / quads).clamp(1, PAGE_LEN / 4).ilog2()
 }
 
 #[cfg(test)]

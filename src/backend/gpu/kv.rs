@@ -1,5 +1,7 @@
 //! How keys and values are stored: the formats, and how much they take.
 
+use std::fmt;
+
 /// How keys and values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KvFormat {
@@ -30,5 +32,12 @@ impl KvFormat {
             KvFormat::Q8_0 => "q8_0",
             KvFormat::F32 => "f32",
         }
+    }
+}
+
+impl fmt::Display for KvFormat {
+    /// As ggml names it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.module())
     }
 }

@@ -354,8 +354,7 @@ impl Builder<'_> {
         let n = self.limits.max_outputs;
         let chosen = make("chosen", 4 * n, usage, &mut memory.scratch_bytes)?;
         let candidates = make("candidates", candidates_bytes * n, STORAGE, &mut memory.scratch_bytes)?;
-        let (caps, limits) = (&self.device.caps, &self.limits);
-        let partials = attention::partials_bytes(self.graph, caps, limits.max_rows, limits.n_ctx);
+        let partials = attention::partials_bytes(self.graph, self.limits.max_rows, self.limits.n_ctx);
         let partials = make("partials", partials, STORAGE, &mut memory.scratch_bytes)?;
         let inputs = Inputs::new(&self.device, self.graph, &self.limits)?;
         memory.scratch_bytes += inputs.buffer.size();

@@ -37,6 +37,13 @@ pub(crate) struct MatrixUnit {
     pub workgroup: u32,
 }
 
+impl MatrixUnit {
+    /// In subgroups of at least `subgroup`.
+    pub(crate) fn new(side: u32, subgroup: u32) -> Self {
+        Self { side, workgroup: 4 * subgroup }
+    }
+}
+
 /// The largest square matrices that an adapter offers with operands of f16 and sums of f32.
 pub(crate) fn offered(adapter: &wgpu::Adapter) -> Option<u32> {
     use wgpu::CooperativeScalarType::{F16, F32};
@@ -72,7 +79,7 @@ pub(crate) fn choose(
             // Metal can't be asked, and wgpu answers 4 to 64; GPUs with such matrices have 32.
             let metal = info.backend == "Metal";
             let subgroup = if metal { 32 } else { adapter.get_info().subgroup_min_size };
-            return (Some(MatrixUnit { side, workgroup: 4 * subgroup }), format!("{name}, not tested"));
+            return (Some(MatrixUnit::new(side, subgroup)), format!("{name}, not tested"));
         }
     };
     (None, format!("{name} are not used: {why}"))

@@ -18,6 +18,7 @@ mod matmul;
 mod matrix;
 mod memory;
 mod pipeline;
+mod probe;
 mod program;
 mod readback;
 mod shader;

@@ -3,8 +3,8 @@
 //! W       [M, K]  packed blocks of `quant`, row-major
 //! x       [T, K]  f32
 //! y       [T, M]  f32, by `epilogue`
-//! grid    (ceil(M / (2·WG)), ceil(T / 6)) workgroups
-//! group   an invocation makes a tile of 2 weight rows × 6 rows of x in registers; x is uniform
+//! grid    (ceil(M / (4·WG)), ceil(T / 6)) workgroups
+//! group   an invocation makes a tile of 4 weight rows × 6 rows of x in registers; x is uniform
 //! const   WG
 //! import  group, shape, x, quant, epilogue
 //! tail    the last row of W and of x stands in for rows that do not exist, whose results are dropped; K is whole groups
@@ -15,22 +15,50 @@ override WG: u32;
 
 @group(0) @binding(4) var<uniform> step: vec4<u32>; // T of the step, N of the outputs
 
-// Four more numbers of K for two sums. Side by side rather than as two dot products: all sums stay in registers.
-fn four(s: vec2<f32>, a: vec4<f32>, b: vec4<f32>, v: vec4<f32>) -> vec2<f32> {
-    let t = fma(vec2<f32>(a.y, b.y), vec2<f32>(v.y), fma(vec2<f32>(a.x, b.x), vec2<f32>(v.x), s));
-    return fma(vec2<f32>(a.w, b.w), vec2<f32>(v.w), fma(vec2<f32>(a.z, b.z), vec2<f32>(v.z), t));
+// Four numbers of K of the four weight rows.
+struct Four {
+    a: vec4<f32>,
+    b: vec4<f32>,
+    c: vec4<f32>,
+    d: vec4<f32>,
+}
+
+// The sums of four weight rows with each of six rows of x.
+struct Sums {
+    s0: vec4<f32>,
+    s1: vec4<f32>,
+    s2: vec4<f32>,
+    s3: vec4<f32>,
+    s4: vec4<f32>,
+    s5: vec4<f32>,
+}
+
+// Side by side rather than as four dot products: all sums stay in registers.
+fn add(s: vec4<f32>, w: Four, v: vec4<f32>) -> vec4<f32> {
+    let x = fma(vec4<f32>(w.a.x, w.b.x, w.c.x, w.d.x), vec4<f32>(v.x), s);
+    let y = fma(vec4<f32>(w.a.y, w.b.y, w.c.y, w.d.y), vec4<f32>(v.y), x);
+    let z = fma(vec4<f32>(w.a.z, w.b.z, w.c.z, w.d.z), vec4<f32>(v.z), y);
+    return fma(vec4<f32>(w.a.w, w.b.w, w.c.w, w.d.w), vec4<f32>(v.w), z);
+}
+
+fn add_all(
+    s: Sums, w: Four, v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>, v4: vec4<f32>, v5: vec4<f32>,
+) -> Sums {
+    return Sums(add(s.s0, w, v0), add(s.s1, w, v1), add(s.s2, w, v2), add(s.s3, w, v3), add(s.s4, w, v4), add(s.s5, w, v5));
 }
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i: u32) {
-    let row = (id.x * WG + i) * 2u;
+    let row = (id.x * WG + i) * 4u;
     let t = id.y * 6u;
     let n = step[shape.section];
     let groups = shape.groups;
 
-    // 1. where the two weight rows and the six rows of x begin
+    // 1. where the four weight rows and the six rows of x begin
     let w0 = min(row, shape.m - 1u) * groups;
     let w1 = min(row + 1u, shape.m - 1u) * groups;
+    let w2 = min(row + 2u, shape.m - 1u) * groups;
+    let w3 = min(row + 3u, shape.m - 1u) * groups;
     let pitch = groups * 8u;
     let x0 = t * pitch;
     let x1 = min(t + 1u, n - 1u) * pitch;
@@ -40,15 +68,12 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i
     let x5 = min(t + 5u, n - 1u) * pitch;
 
     // 2. one group of K at a time
-    var s0 = vec2<f32>();
-    var s1 = vec2<f32>();
-    var s2 = vec2<f32>();
-    var s3 = vec2<f32>();
-    var s4 = vec2<f32>();
-    var s5 = vec2<f32>();
+    var s = Sums();
     for (var g = 0u; g < groups; g++) {
         let a = quant_group(w0 + g);
         let b = quant_group(w1 + g);
+        let c = quant_group(w2 + g);
+        let d = quant_group(w3 + g);
         let at = g * 8u;
         let v0 = x_at(x0 + at, i);
         let v1 = x_at(x1 + at, i);
@@ -56,64 +81,28 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i
         let v3 = x_at(x3 + at, i);
         let v4 = x_at(x4 + at, i);
         let v5 = x_at(x5 + at, i);
-        s0 = four(s0, a.v0, b.v0, x_0(v0));
-        s1 = four(s1, a.v0, b.v0, x_0(v1));
-        s2 = four(s2, a.v0, b.v0, x_0(v2));
-        s3 = four(s3, a.v0, b.v0, x_0(v3));
-        s4 = four(s4, a.v0, b.v0, x_0(v4));
-        s5 = four(s5, a.v0, b.v0, x_0(v5));
-        s0 = four(s0, a.v1, b.v1, x_1(v0));
-        s1 = four(s1, a.v1, b.v1, x_1(v1));
-        s2 = four(s2, a.v1, b.v1, x_1(v2));
-        s3 = four(s3, a.v1, b.v1, x_1(v3));
-        s4 = four(s4, a.v1, b.v1, x_1(v4));
-        s5 = four(s5, a.v1, b.v1, x_1(v5));
-        s0 = four(s0, a.v2, b.v2, x_2(v0));
-        s1 = four(s1, a.v2, b.v2, x_2(v1));
-        s2 = four(s2, a.v2, b.v2, x_2(v2));
-        s3 = four(s3, a.v2, b.v2, x_2(v3));
-        s4 = four(s4, a.v2, b.v2, x_2(v4));
-        s5 = four(s5, a.v2, b.v2, x_2(v5));
-        s0 = four(s0, a.v3, b.v3, x_3(v0));
-        s1 = four(s1, a.v3, b.v3, x_3(v1));
-        s2 = four(s2, a.v3, b.v3, x_3(v2));
-        s3 = four(s3, a.v3, b.v3, x_3(v3));
-        s4 = four(s4, a.v3, b.v3, x_3(v4));
-        s5 = four(s5, a.v3, b.v3, x_3(v5));
-        s0 = four(s0, a.v4, b.v4, x_4(v0));
-        s1 = four(s1, a.v4, b.v4, x_4(v1));
-        s2 = four(s2, a.v4, b.v4, x_4(v2));
-        s3 = four(s3, a.v4, b.v4, x_4(v3));
-        s4 = four(s4, a.v4, b.v4, x_4(v4));
-        s5 = four(s5, a.v4, b.v4, x_4(v5));
-        s0 = four(s0, a.v5, b.v5, x_5(v0));
-        s1 = four(s1, a.v5, b.v5, x_5(v1));
-        s2 = four(s2, a.v5, b.v5, x_5(v2));
-        s3 = four(s3, a.v5, b.v5, x_5(v3));
-        s4 = four(s4, a.v5, b.v5, x_5(v4));
-        s5 = four(s5, a.v5, b.v5, x_5(v5));
-        s0 = four(s0, a.v6, b.v6, x_6(v0));
-        s1 = four(s1, a.v6, b.v6, x_6(v1));
-        s2 = four(s2, a.v6, b.v6, x_6(v2));
-        s3 = four(s3, a.v6, b.v6, x_6(v3));
-        s4 = four(s4, a.v6, b.v6, x_6(v4));
-        s5 = four(s5, a.v6, b.v6, x_6(v5));
-        s0 = four(s0, a.v7, b.v7, x_7(v0));
-        s1 = four(s1, a.v7, b.v7, x_7(v1));
-        s2 = four(s2, a.v7, b.v7, x_7(v2));
-        s3 = four(s3, a.v7, b.v7, x_7(v3));
-        s4 = four(s4, a.v7, b.v7, x_7(v4));
-        s5 = four(s5, a.v7, b.v7, x_7(v5));
+        s = add_all(s, Four(a.v0, b.v0, c.v0, d.v0), x_0(v0), x_0(v1), x_0(v2), x_0(v3), x_0(v4), x_0(v5));
+        s = add_all(s, Four(a.v1, b.v1, c.v1, d.v1), x_1(v0), x_1(v1), x_1(v2), x_1(v3), x_1(v4), x_1(v5));
+        s = add_all(s, Four(a.v2, b.v2, c.v2, d.v2), x_2(v0), x_2(v1), x_2(v2), x_2(v3), x_2(v4), x_2(v5));
+        s = add_all(s, Four(a.v3, b.v3, c.v3, d.v3), x_3(v0), x_3(v1), x_3(v2), x_3(v3), x_3(v4), x_3(v5));
+        s = add_all(s, Four(a.v4, b.v4, c.v4, d.v4), x_4(v0), x_4(v1), x_4(v2), x_4(v3), x_4(v4), x_4(v5));
+        s = add_all(s, Four(a.v5, b.v5, c.v5, d.v5), x_5(v0), x_5(v1), x_5(v2), x_5(v3), x_5(v4), x_5(v5));
+        s = add_all(s, Four(a.v6, b.v6, c.v6, d.v6), x_6(v0), x_6(v1), x_6(v2), x_6(v3), x_6(v4), x_6(v5));
+        s = add_all(s, Four(a.v7, b.v7, c.v7, d.v7), x_7(v0), x_7(v1), x_7(v2), x_7(v3), x_7(v4), x_7(v5));
     }
 
     // 3. rows that exist are written
-    if row >= shape.m {
-        return;
+    finish(t, row, n, s.s0);
+    finish(t + 1u, row, n, s.s1);
+    finish(t + 2u, row, n, s.s2);
+    finish(t + 3u, row, n, s.s3);
+    finish(t + 4u, row, n, s.s4);
+    finish(t + 5u, row, n, s.s5);
+}
+
+fn finish(t: u32, row: u32, n: u32, s: vec4<f32>) {
+    if t < n {
+        if row < shape.m { epilogue(t, row, s.xy); }
+        if row + 2u < shape.m { epilogue(t, row + 2u, s.zw); }
     }
-    epilogue(t, row, s0);
-    if t + 1u < n { epilogue(t + 1u, row, s1); }
-    if t + 2u < n { epilogue(t + 2u, row, s2); }
-    if t + 3u < n { epilogue(t + 3u, row, s3); }
-    if t + 4u < n { epilogue(t + 4u, row, s4); }
-    if t + 5u < n { epilogue(t + 5u, row, s5); }
 }

@@ -17,7 +17,7 @@ enable wgpu_cooperative_matrix;
 const SIDE = 16u;
 const TILE_T = 64u;
 const X_LEN = 4096u;
-const STRIP_LEN = 2048u;
+const STRIP_LEN = 1024u;
 
 var<workgroup> subgroups: u32;
 
@@ -69,27 +69,25 @@ fn main(
             }
         }
 
-        // 3. half of each block at a time becomes a strip, [2 · SIDE][TILE_M]
-        for (var half = 0u; half < 2u; half++) {
+        // 3. one matrix of each block at a time becomes a strip, [block][column][row]
+        for (var part = 0u; part < 4u; part++) {
             workgroupBarrier();
             // naga 30 wants the arguments of coopStore to be evaluated before.
-            let s0 = block / 2u * (SIDE * TILE_M) + block % 2u * 32u;
-            let s1 = s0 + 16u;
-            if half == 0u {
-                coopStore(c00, &strip[s0], 64u);
-                coopStore(c10, &strip[s1], 64u);
-            } else {
-                coopStore(c01, &strip[s0], 64u);
-                coopStore(c11, &strip[s1], 64u);
+            let at = block * (SIDE * SIDE);
+            switch part {
+                case 0u: { coopStore(c00, &strip[at], 16u); }
+                case 1u: { coopStore(c10, &strip[at], 16u); }
+                case 2u: { coopStore(c01, &strip[at], 16u); }
+                default: { coopStore(c11, &strip[at], 16u); }
             }
             workgroupBarrier();
-            for (var u = i; u < SIDE * TILE_M; u += WG) {
-                let r = u % 32u * 2u;
-                let c = u / 32u;
+            for (var u = i; u < 2u * SIDE * SIDE; u += WG) {
+                let b = u / 128u;
                 // Blocks of this round only.
-                if c / SIDE * 2u + r / 32u - first < count {
-                    let sums = vec2<f32>(strip[c * TILE_M + r], strip[c * TILE_M + r + 1u]);
-                    halves_finish(tile, r, c / SIDE * 32u + half * SIDE + c % SIDE, sums);
+                if b - first < count {
+                    let r = b % 2u * 32u + part % 2u * SIDE + u % 8u * 2u;
+                    let c = b / 2u * 32u + part / 2u * SIDE + u / 8u % SIDE;
+                    halves_finish(tile, r, c, vec2<f32>(strip[2u * u], strip[2u * u + 1u]));
                 }
             }
         }

@@ -9,6 +9,7 @@ use super::Options;
 use super::device::{Capabilities, Device, DeviceOptions};
 use super::kernels::Lower;
 use super::kv::KvFormat;
+use super::matrix::MatrixUnit;
 use super::memory::WeightMemory;
 use super::pipeline;
 use super::profile::memread_key;
@@ -82,9 +83,10 @@ impl Compiler {
         let caps = device.caps;
         let profiles = vec![
             profile("all", caps),
-            profile("no f16", Capabilities { f16: false, ..caps }),
-            profile("no subgroups", Capabilities { subgroup: None, ..caps }),
-            profile("least", Capabilities { subgroup: None, f16: false, ..caps }),
+            profile("no matrices", Capabilities { matrix: None, ..caps }),
+            profile("no f16", Capabilities { f16: false, matrix: None, ..caps }),
+            profile("no subgroups", Capabilities { subgroup: None, matrix: None, ..caps }),
+            profile("least", Capabilities { subgroup: None, f16: false, matrix: None, ..caps }),
             profile("f16 denormals", Capabilities { denormals: true, dp4a: false, ..caps }),
             profile("no dp4a", Capabilities { dp4a: false, ..caps }),
             profile("dp4a", Capabilities { dp4a: true, ..caps }),
@@ -134,7 +136,13 @@ fn profiles() -> Vec<Profile> {
                 let least = Capabilities { software, subgroup, f16, ..Capabilities::LEAST };
                 let large = Capabilities { max_binding_bytes: 1 << 30, max_buffer_bytes: 1 << 30, ..least };
                 let caps = if subgroup.is_some() { Capabilities { max_bindings: 16, ..large } } else { least };
-                profiles.push(Profile { name, caps });
+                profiles.push(Profile { name: name.clone(), caps });
+                // Metal has matrices of 8 in subgroups of 32, others have those of 16.
+                for side in [8, 16].into_iter().filter(|_| !software && f16 && subgroup >= Some(32)) {
+                    let matrix = Some(MatrixUnit::new(side, subgroup.unwrap_or(32)));
+                    let name = format!("{name}, matrices of {side}");
+                    profiles.push(Profile { name, caps: Capabilities { matrix, ..caps } });
+                }
             }
         }
     }

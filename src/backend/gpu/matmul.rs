@@ -37,10 +37,10 @@ pub(crate) fn many(caps: &Capabilities) -> Many {
     tiled()
 }
 
-/// Registers alone: an invocation makes a tile of 2 × 6.
+/// Registers alone: an invocation makes a tile of 4 × 6.
 pub(crate) fn plain() -> Many {
     let wg = tune::MATMUL;
-    Many { kernel: "matmul", constants: vec![("WG", wg.into())], tile: [2 * wg, 6], has_x: true }
+    Many { kernel: "matmul", constants: vec![("WG", wg.into())], tile: [4 * wg, 6], has_x: true }
 }
 
 /// Tiles of W and x in workgroup memory.

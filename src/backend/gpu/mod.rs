@@ -25,6 +25,7 @@ mod matvec;
 mod memory;
 mod pace;
 mod pipeline;
+mod probe;
 mod profile;
 mod program;
 mod readback;

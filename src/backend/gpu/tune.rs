@@ -128,10 +128,12 @@ pub(crate) const SLICE: usize = 4096;
 /// Invocations of a kernel whose invocations have nothing to do with one another.
 pub(crate) const ELEMENTWISE: usize = 64;
 
-/// Invocations of a matmul workgroup; each makes a tile of 2 × 6.
+/// Invocations of a matmul workgroup; each makes a tile of 4 × 6.
 ///
-/// Mesa 26.2, pp128 by tile: 4 × 4 43, 4 × 8 39, 1 × 8 43, 2 × 4 54, 2 × 8 49, 2 × 6 55 to 75 t/s.
-pub(crate) const MATMUL: usize = 32;
+/// Q4_1 [1536, 576] · 144 rows, lavapipe 26.2 / 22.3, 10⁹ products per second of CPU time, by tile (weight rows × rows of x):
+/// 2 × 6 20.5 / 10.5, 2 × 8 21 / 11, 2 × 12 24 / 11.5, 4 × 3 20 / 9, 4 × 4 21 / 10, 4 × 6 23 / 13. With x through workgroup
+/// memory 6 to 10 / –, with x loaded by each invocation 12 / –: there the driver checks each number's bounds.
+pub(crate) const MATMUL: usize = 16;
 
 /// Invocations of a matmul through workgroup memory, in tiles of 64 × WG / 2.
 ///

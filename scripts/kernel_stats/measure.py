@@ -52,6 +52,7 @@ def installed(root, program):
 def command(root, target, verbose, arguments):
     env = {"MESA_SHADER_CACHE_DISABLE": "1", "XDG_RUNTIME_DIR": "/tmp", "HOME": "/root", "NO_COLOR": "1", **target.environment(verbose)}
     settings = [f"{name}={value}" for name, value in env.items()]
+    # The folder has one driver for a target, and so one adapter: any name.
     return [*inside(root), "env", "-i", "PATH=/usr/bin:/bin", *settings, PROGRAM, "kernels", "--adapter=", *arguments]
 
 
@@ -61,39 +62,56 @@ def measure(root, target, part):
     listed = subprocess.run(command(root, target, False, ["--json", *arguments]), capture_output=True, text=True)
     if listed.returncode:
         return [], [f"{target.name}: {listed.stderr.strip()}"]
-    kernels = json.loads(listed.stdout)["kernels"]
-    text, exit_code = terminal(command(root, target, True, ["--compile", *arguments]))
-    pieces = re.split(r"(?m)^kernel: (\S+)$", text)
-    said = dict(zip(pieces[1::2], pieces[2::2]))
-    wrong = [f"{target.name}: {line}" for line in re.findall(r"(?m)^failed: .*$", text)]
+    said, wrong = {}, []
+
+    def take(name, text):
+        said[name] = target.parse(text)
+        wrong.extend(f"{target.name}: {line}" for line in re.findall(r"(?m)^failed: .*$", text))
+
+    exit_code, tail = run(command(root, target, True, ["--compile", *arguments]), take)
     if exit_code and not wrong:
-        wrong = [f"{target.name}: exit {exit_code}\n" + "\n".join(text.splitlines()[-5:])]
-    rows = []
-    for kernel in kernels:
-        stats = target.parse(said.get(kernel["name"], ""))
-        if stats is None:
-            wrong.append(f"{target.name}: the driver says nothing of {kernel['name']}")
-        rows.append(Row(kernel, target.name, stats))
+        wrong.append(f"{target.name}: exit {exit_code}\n{tail}")
+    rows = [Row(kernel, target.name, said.get(kernel["name"])) for kernel in json.loads(listed.stdout)["kernels"]]
+    if not wrong:
+        wrong += [f"{target.name}: the driver says nothing of {row.name}" for row in rows if row.stats is None]
     return rows, wrong
 
 
-def terminal(command):
-    """What a command writes to its terminal, and its exit code. To a terminal, because drivers print to standard output too, and to a
-    pipe that would come late, out of order with standard error."""
+def run(command, take):
+    """Runs a command, calls `take` with the name of each kernel and all that was said after it, and gives the exit code and the end.
+
+    The command writes to a terminal, because drivers print to standard output too, and to a pipe that would come late, out of
+    order with standard error. NVIDIA's prints gigabytes in all, so each piece is taken as soon as it is complete."""
     reader, writer = os.openpty()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer)
     os.close(writer)
-    pieces = []
+    name, text, rest = None, [], b""
     while True:
         try:
             piece = os.read(reader, 1 << 16)
         except OSError:
-            break  # How Linux reports that nobody writes any more.
+            piece = b""  # How Linux reports that nobody writes any more.
+        lines, rest = (rest + piece).rsplit(b"\n", 1) if b"\n" in piece else (b"", rest + piece)
+        if not piece:
+            lines, rest = rest, b""
+        if not lines and piece:
+            continue
+        while b"kernel: " in lines and (start := re.search(rb"(?m)^kernel: (\S+)\r?$", lines)):
+            text.append(lines[: start.start()])
+            if name:
+                take(name, decode(text))
+            name, text, lines = start[1].decode(), [], lines[start.end() :]
+        text.append(lines + b"\n")
         if not piece:
             break
-        pieces.append(piece)
     os.close(reader)
-    return b"".join(pieces).decode(errors="replace").replace("\r\n", "\n"), process.wait()
+    if name:
+        take(name, decode(text))
+    return process.wait(), "\n".join(decode(text).splitlines()[-5:])
+
+
+def decode(pieces):
+    return b"".join(pieces).decode(errors="replace").replace("\r\n", "\n")
 
 
 def build(repository):

@@ -3,7 +3,7 @@
 //! Nothing is listed by hand. The list is what the lowering of graphs gives, the same that makes programs, over devices
 //! that need not exist; so a kernel that is not listed is never run, and one that is run is listed.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::Options;
 use super::device::{Capabilities, Device, DeviceOptions};
@@ -33,8 +33,10 @@ pub struct Kernel {
     pub constants: Vec<(&'static str, f64)>,
     /// What an invocation takes each time round its innermost loop, where its header says that.
     pub turn: Option<Turn>,
-    /// Devices that need it.
-    pub devices: Vec<String>,
+    /// Which of the devices that were asked about need it, if not all do: `hardware, subgroups of 32 or subgroups of 64`.
+    pub devices: String,
+    /// Whether the first of them needs it: an adapter as it is.
+    pub as_it_is: bool,
     pub(super) key: KernelKey,
 }
 
@@ -49,7 +51,8 @@ pub struct Turn {
 
 /// A device, real or not, and what of it a program uses.
 struct Profile {
-    name: String,
+    /// What tells it from the others that are listed with it: one of each pair, triple, … of alternatives.
+    traits: Vec<String>,
     caps: Capabilities,
 }
 
@@ -77,15 +80,7 @@ impl Compiler {
     /// If there is none, or its driver refuses.
     pub fn open(options: &DeviceOptions) -> Result<Self> {
         let device = Device::open(options)?;
-        let profile = |name: &str, caps: Capabilities| Profile { name: name.into(), caps };
-        let caps = device.caps;
-        let profiles = vec![
-            profile("all", caps),
-            profile("no f16", Capabilities { f16: false, ..caps }),
-            profile("no subgroups", Capabilities { subgroup: None, ..caps }),
-            profile("least", Capabilities { subgroup: None, f16: false, ..caps }),
-            profile("f16 denormals", Capabilities { denormals: true, ..caps }),
-        ];
+        let profiles = restrictions(device.caps).map(profile).collect();
         Ok(Self { device, profiles })
     }
 
@@ -103,6 +98,11 @@ impl Compiler {
         list(&self.profiles, model)
     }
 
+    /// The error that these kernels do not compile.
+    pub fn refused(&self, names: &[String]) -> Error {
+        self.device.error(format!("{} kernels do not compile: {}", names.len(), names.join(", ")))
+    }
+
     /// Creates the pipeline of a kernel, and drops it.
     ///
     /// # Errors
@@ -117,34 +117,74 @@ impl Compiler {
     }
 }
 
-/// What distinguishes devices, in all combinations.
+/// A device as it is, and as if it could do less.
+fn restrictions(caps: Capabilities) -> impl Iterator<Item = Capabilities> {
+    let subgroups = [caps.subgroup, None].into_iter().take(1 + usize::from(caps.subgroup.is_some()));
+    subgroups.flat_map(move |subgroup| {
+        let f16 = [caps.f16, false].into_iter().take(1 + usize::from(caps.f16));
+        f16.map(move |f16| Capabilities { subgroup, f16, ..caps })
+    })
+}
+
+/// The traits that capabilities make.
+fn profile(caps: Capabilities) -> Profile {
+    let traits = vec![
+        if caps.software { "software" } else { "hardware" }.to_owned(),
+        caps.subgroup.map_or_else(|| "no subgroups".to_owned(), |size| format!("subgroups of {size}")),
+        if caps.f16 { "f16" } else { "no f16" }.to_owned(),
+    ];
+    Profile { traits, caps }
+}
+
+/// Devices that differ in what decides about kernels, in all combinations. Those without subgroups have the lowest limits.
 fn profiles() -> Vec<Profile> {
     let mut profiles = Vec::new();
     for software in [false, true] {
         for subgroup in [None, Some(4), Some(8), Some(16), Some(32), Some(64)] {
             for f16 in [false, true] {
-                let mut name = if software { "software" } else { "hardware" }.to_owned();
-                if let Some(size) = subgroup {
-                    name += &format!(", subgroups of {size}");
-                }
-                name += if f16 { ", f16" } else { "" };
                 let least = Capabilities { software, subgroup, f16, ..Capabilities::LEAST };
                 let large = Capabilities { max_binding_bytes: 1 << 30, max_buffer_bytes: 1 << 30, ..least };
-                let caps = if subgroup.is_some() { Capabilities { max_bindings: 16, ..large } } else { least };
-                profiles.push(Profile { name, caps });
+                let large = Capabilities { max_bindings: 16, ..large };
+                profiles.push(profile(if subgroup.is_some() { large } else { least }));
             }
         }
     }
     profiles
 }
 
-/// Keys with the names of the profiles that need them.
-type Keys = BTreeMap<KernelKey, Vec<String>>;
+/// Those profiles in few words: what they have in common, and alternatives where each goes with each. Empty if it is all of them.
+fn summary(some: &[usize], all: &[Profile]) -> String {
+    if some.len() == all.len() {
+        return String::new();
+    }
+    let n_traits = all[0].traits.len();
+    let values = |of: &mut dyn Iterator<Item = usize>, i: usize| {
+        let mut values: Vec<&str> = Vec::new();
+        for profile in of {
+            let value = all[profile].traits[i].as_str();
+            if !values.contains(&value) {
+                values.push(value);
+            }
+        }
+        values
+    };
+    let alternatives: Vec<_> = (0..n_traits).map(|i| values(&mut some.iter().copied(), i)).collect();
+    let goes =
+        |profile: &Profile| profile.traits.iter().zip(&alternatives).all(|(value, of)| of.contains(&value.as_str()));
+    if all.iter().filter(|profile| goes(profile)).count() != some.len() {
+        return some.iter().map(|&i| all[i].traits.join(", ")).collect::<Vec<_>>().join("; ");
+    }
+    let telling = (0..n_traits).filter(|&i| alternatives[i].len() < values(&mut (0..all.len()), i).len());
+    telling.map(|i| alternatives[i].join(" or ")).collect::<Vec<_>>().join(", ")
+}
+
+/// Keys with the profiles that need them, as indices.
+type Keys = BTreeMap<KernelKey, BTreeSet<usize>>;
 
 fn list(profiles: &[Profile], model: Option<Model<'_>>) -> Result<Vec<Kernel>> {
     let mut keys = Keys::new();
     let made: Vec<(Specimen, Graph)> = specimens::ALL.iter().map(|s| (*s, s.graph())).collect();
-    for profile in profiles {
+    for (i, profile) in profiles.iter().enumerate() {
         let mut found = HashSet::new();
         match model {
             Some((graph, weights)) => lower(profile, graph, weights, &mut found)?,
@@ -157,10 +197,10 @@ fn list(profiles: &[Profile], model: Option<Model<'_>>) -> Result<Vec<Kernel>> {
             }
         }
         for key in found {
-            keys.entry(key).or_default().push(profile.name.clone());
+            keys.entry(key).or_default().insert(i);
         }
     }
-    Ok(describe(keys))
+    Ok(describe(keys, profiles))
 }
 
 /// What a user's program is made for: only the splits of attention depend on it.
@@ -184,7 +224,7 @@ fn lower(profile: &Profile, graph: &Graph, weights: &dyn Weights, found: &mut Ha
     for fuse in [true, false] {
         let fused = fused(graph, weights, profile.caps.max_bindings as usize, &Options { fuse, ..Options::default() });
         let (matrices, vectors) = used_weights(&fused);
-        let memory = WeightMemory::plan(&profile.caps, &profile.name, weights, &matrices, &vectors)?;
+        let memory = WeightMemory::plan(&profile.caps, &profile.traits.join(", "), weights, &matrices, &vectors)?;
         for kv in [KvFormat::F16, KvFormat::F32, KvFormat::Q8_0] {
             let (caps, limits) = (&profile.caps, &LIMITS);
             let lower = Lower { graph, fused: &fused, caps, weights: &memory, limits, kv };
@@ -195,24 +235,35 @@ fn lower(profile: &Profile, graph: &Graph, weights: &dyn Weights, found: &mut Ha
 }
 
 /// Names the keys. Those that differ in nothing that the linked text declares are one kernel.
-fn describe(keys: Keys) -> Vec<Kernel> {
+fn describe(keys: Keys, profiles: &[Profile]) -> Vec<Kernel> {
     let mut kernels: Vec<Kernel> = Vec::new();
-    for (key, devices) in keys {
+    let mut needed_by: Vec<BTreeSet<usize>> = Vec::new();
+    for (key, by) in keys {
         let (_, constants) = key.link();
         let name = key.to_string();
-        if let Some(same) = kernels.iter_mut().find(|k| k.name == name && k.constants == constants) {
-            same.devices.extend(devices);
-            same.devices.sort();
-            same.devices.dedup();
+        if let Some(same) = kernels.iter().position(|k| k.name == name && k.constants == constants) {
+            needed_by[same].extend(by);
             continue;
         }
+        needed_by.push(by);
         let modules = key.modules.clone();
         let turn = turn(&key, &constants);
-        kernels.push(Kernel { name, kernel: key.kernel, modules, constants, turn, devices, key });
+        kernels.push(Kernel {
+            name,
+            kernel: key.kernel,
+            modules,
+            constants,
+            turn,
+            devices: String::new(),
+            as_it_is: false,
+            key,
+        });
     }
     let suffixes: Vec<String> = kernels.iter().map(|kernel| suffix(kernel, &kernels)).collect();
-    for (kernel, suffix) in kernels.iter_mut().zip(suffixes) {
+    for ((kernel, suffix), by) in kernels.iter_mut().zip(suffixes).zip(needed_by) {
         kernel.name += &suffix;
+        kernel.as_it_is = by.contains(&0);
+        kernel.devices = summary(&by.into_iter().collect::<Vec<_>>(), profiles);
     }
     kernels
 }
@@ -224,8 +275,13 @@ fn suffix(kernel: &Kernel, all: &[Kernel]) -> String {
         others.flat_map(|other| &other.constants).any(|(known, other)| *known == name && *other != value)
     };
     let differing = kernel.constants.iter().filter(|(name, value)| varies(name, *value));
-    let differing: Vec<_> = differing.map(|(name, value)| format!("{name}={value}")).collect();
+    let differing: Vec<_> = differing.map(|(name, value)| format!("{name}={}", short(*value))).collect();
     if differing.is_empty() { String::new() } else { format!("@{}", differing.join(",")) }
+}
+
+/// A constant as it was before it became an f64: whole, or an f32.
+fn short(value: f64) -> String {
+    if value.fract() == 0.0 { format!("{value}") } else { format!("{}", value as f32) }
 }
 
 /// The line `turn` of a kernel's header: `A weights, B bytes of x`, where A and B are products of numbers and constants.
@@ -253,12 +309,82 @@ fn turn(key: &KernelKey, constants: &[(&'static str, f64)]) -> Option<Turn> {
     Some(Turn { weights: weights as u32, bytes: bytes as u32 })
 }
 
-impl Kernel {
-    /// The error that this kernel does not compile.
-    pub fn failed(names: &[String], adapter: &str) -> Error {
-        Error::Gpu {
-            adapter: adapter.into(),
-            what: format!("{} kernels do not compile: {}", names.len(), names.join(", ")),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Kernel> {
+        kernels(None).expect("the kernels can be listed")
+    }
+
+    /// A kernel that no list has would never be compiled for the GPUs that are not here.
+    #[test]
+    fn every_kernel_file_is_listed() {
+        let listed: HashSet<&str> = all().iter().map(|kernel| kernel.kernel).collect();
+        let files = SOURCES.iter().map(|(path, _)| *path).filter(|path| !path.contains('/'));
+        let missing: Vec<_> = files.filter(|file| !listed.contains(file)).collect();
+        assert!(missing.is_empty(), "no program runs {missing:?}");
+    }
+
+    /// Not only the files: each file that can fill a slot does so somewhere.
+    #[test]
+    fn every_module_is_listed() {
+        let kernels = all();
+        let used: HashSet<(&str, &str)> = kernels.iter().flat_map(|kernel| kernel.modules.iter().copied()).collect();
+        let modules = SOURCES.iter().filter_map(|(path, _)| path.split_once('/')).filter(|(slot, _)| *slot != "lib");
+        let formats = quant::ALL.iter().map(|format| ("quant", format.name));
+        let missing: Vec<_> = modules.chain(formats).filter(|module| !used.contains(module)).collect();
+        assert!(missing.is_empty(), "no kernel is made with {missing:?}");
+    }
+
+    #[test]
+    fn names_are_unique_and_without_spaces() {
+        let kernels = all();
+        let names: HashSet<&str> = kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+        assert_eq!(names.len(), kernels.len());
+        assert!(names.iter().all(|name| !name.contains(char::is_whitespace)), "{names:?}");
+    }
+
+    /// Without the line, nobody counts the arithmetic of the kernel that decides about speed.
+    #[test]
+    fn matvec_kernels_say_what_a_turn_takes() {
+        let matvec: Vec<_> = all().into_iter().filter(|kernel| kernel.kernel.starts_with("matvec")).collect();
+        assert!(!matvec.is_empty());
+        for kernel in matvec {
+            let turn = kernel.turn.unwrap_or_else(|| panic!("{}: no `turn` in its header", kernel.name));
+            assert!(turn.weights >= 32 && turn.weights.is_multiple_of(32), "{}: {turn:?}", kernel.name);
+            assert!(turn.bytes > turn.weights / 2, "{}: fewer than four bits a weight: {turn:?}", kernel.name);
         }
+    }
+
+    #[test]
+    fn summaries_name_what_tells_devices_apart() {
+        let all = profiles();
+        let with = |part: &str| -> Vec<usize> {
+            (0..all.len()).filter(|&i| all[i].traits.iter().any(|value| value == part)).collect()
+        };
+        assert_eq!(summary(&(0..all.len()).collect::<Vec<_>>(), &all), "");
+        assert_eq!(summary(&with("f16"), &all), "f16");
+        let mut two = with("subgroups of 8");
+        two.extend(with("subgroups of 32"));
+        assert_eq!(summary(&two, &all), "subgroups of 8 or subgroups of 32");
+        assert_eq!(summary(&[0, 3], &all), "hardware, no subgroups, no f16; hardware, subgroups of 4, f16");
+    }
+
+    /// A refused kernel is reported, and does not spoil those after it.
+    #[test]
+    fn a_kernel_that_the_driver_refuses_is_an_error() {
+        let compiler = Compiler::open(&DeviceOptions::default()).expect("an adapter: see ./scripts/test");
+        let listed = compiler.kernels(None).expect("the kernels can be listed");
+        let good = listed.into_iter().find(|kernel| kernel.kernel == "add").expect("there is an addition");
+        let mut bad = good.clone();
+        for (name, value) in &mut bad.key.constants {
+            if *name == "WG" {
+                *value = 0_u32.into();
+            }
+        }
+        let error = compiler.compile(&bad).expect_err("a workgroup of nobody");
+        assert!(error.to_string().contains("workgroup"), "{error}");
+        compiler.compile(&good).expect("a good kernel compiles after a bad one");
     }
 }

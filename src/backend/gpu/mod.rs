@@ -19,6 +19,8 @@ mod matmul;
 mod matrix;
 mod matvec;
 mod memory;
+#[cfg(test)]
+mod msl;
 mod pipeline;
 mod program;
 mod readback;

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -68,7 +69,7 @@ def measure(root, target, part):
         said[name] = target.parse(text)
         wrong.extend(f"{target.name}: {line}" for line in re.findall(r"(?m)^failed: .*$", text))
 
-    exit_code, tail = run(command(root, target, True, ["--compile", *arguments]), take)
+    exit_code, tail = run(command(root, target, True, ["--compile", *arguments]), target.prints_to_stdout, take)
     if exit_code and not wrong:
         wrong.append(f"{target.name}: exit {exit_code}\n{tail}")
     rows = [Row(kernel, target.name, said.get(kernel["name"])) for kernel in json.loads(listed.stdout)["kernels"]]
@@ -77,37 +78,47 @@ def measure(root, target, part):
     return rows, wrong
 
 
-def run(command, take):
+def run(command, to_terminal, take):
     """Runs a command, calls `take` with the name of each kernel and all that was said after it, and gives the exit code and the end.
 
-    The command writes to a terminal, because drivers print to standard output too, and to a pipe that would come late, out of
-    order with standard error. NVIDIA's prints gigabytes in all, so each piece is taken as soon as it is complete."""
+    What a driver prints to standard output comes late if that is not a terminal, out of order with the names on standard error; so
+    it gets one. NVIDIA's prints a gigabyte in all, line by line, which only a file takes without ado."""
+    if not to_terminal:
+        with tempfile.TemporaryFile() as file:
+            exit_code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file).returncode
+            file.seek(0)
+            return exit_code, split(lambda: file.read(1 << 20), take)
     reader, writer = os.openpty()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer)
     os.close(writer)
-    name, text, rest = None, [], b""
-    while True:
+
+    def read():
         try:
-            piece = os.read(reader, 1 << 16)
+            return os.read(reader, 1 << 16)
         except OSError:
-            piece = b""  # How Linux reports that nobody writes any more.
-        lines, rest = (rest + piece).rsplit(b"\n", 1) if b"\n" in piece else (b"", rest + piece)
-        if not piece:
-            lines, rest = rest, b""
-        if not lines and piece:
-            continue
+            return b""  # How Linux reports that nobody writes to a terminal any more.
+
+    end = split(read, take)
+    os.close(reader)
+    return process.wait(), end
+
+
+def split(read, take):
+    """Calls `take` with each kernel's name and what follows it, as soon as that is complete. Gives the last lines."""
+    name, text, rest = None, [], b""
+    while piece := read():
+        lines, newline, rest = (rest + piece).rpartition(b"\n")
+        lines += newline
         while b"kernel: " in lines and (start := re.search(rb"(?m)^kernel: (\S+)\r?$", lines)):
             text.append(lines[: start.start()])
             if name:
                 take(name, decode(text))
             name, text, lines = start[1].decode(), [], lines[start.end() :]
-        text.append(lines + b"\n")
-        if not piece:
-            break
-    os.close(reader)
+        text.append(lines)
+    text.append(rest)
     if name:
         take(name, decode(text))
-    return process.wait(), "\n".join(decode(text).splitlines()[-5:])
+    return "\n".join(decode(text).splitlines()[-5:])
 
 
 def decode(pieces):

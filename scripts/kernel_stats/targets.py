@@ -24,6 +24,8 @@ class Target:
     # What the driver's numbers count.
     registers: str
     occupancy: str
+    # Where to; else to standard error.
+    prints_to_stdout: bool = False
 
     def environment(self, verbose):
         env = {"VK_DRIVER_FILES": f"{ICD}/{self.driver}_icd.json", "LD_PRELOAD": f"{LIB}/lib{self.shim}_noop_drm_shim.so", **self.chip}
@@ -76,6 +78,8 @@ def aco(text):
 
 
 def nak(text):
+    # Before, the shader is printed after each pass; that is most of it.
+    text = text[text.rfind("NAK IR after calc_instr_deps:"):]
     spills = re.findall(r"(?:Spills to|Fills from) mem: (\d+)", text)
     return stats(text, machine_code.parse_nak(text), number(r"Instruction count: (\d+)", text),
                  number(r"Num GPRs: (\d+)", text), sum(map(int, spills)) + (number(r"SLM size: (\d+)", text) or 0),
@@ -98,7 +102,7 @@ def radeon(name, compiler, chip):
 TARGETS = [
     # Vulkan's bounds checks are off: they split each load of a vector, and Metal, which is what runs there, has none.
     Target("apple-m1", "Apple G13 (Honeykrisp)", "asahi", "asahi", {"HK_PERFTEST": "norobust"}, {"AGX_MESA_DEBUG": "shaders,shaderdb"},
-           agx, "16-bit registers", "invocations per core"),
+           agx, "16-bit registers", "invocations per core", prints_to_stdout=True),
     radeon("rdna2", "AMD RDNA2 (RADV, Navi 21)", "navi21"),
     radeon("rdna3", "AMD RDNA3 (RADV, Navi 31)", "navi31"),
     radeon("rdna4", "AMD RDNA4 (RADV, GFX 12.0.1)", "gfx1201"),

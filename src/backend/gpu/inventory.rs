@@ -9,6 +9,7 @@ use super::Options;
 use super::device::{Capabilities, Device, DeviceOptions};
 use super::kernels::Lower;
 use super::kv::KvFormat;
+use super::matrix::MatrixUnit;
 use super::memory::WeightMemory;
 use super::pipeline;
 use super::program::{Lists, fused, used_weights};
@@ -119,11 +120,37 @@ impl Compiler {
 
 /// A device as it is, and as if it could do less.
 fn restrictions(caps: Capabilities) -> impl Iterator<Item = Capabilities> {
-    let subgroups = [caps.subgroup, None].into_iter().take(1 + usize::from(caps.subgroup.is_some()));
-    subgroups.flat_map(move |subgroup| {
-        let f16 = [caps.f16, false].into_iter().take(1 + usize::from(caps.f16));
-        f16.map(move |f16| Capabilities { subgroup, f16, ..caps })
-    })
+    let no_matrices = Capabilities { matrix: None, ..caps };
+    let no_f16 = Capabilities { f16: false, ..no_matrices };
+    let no_subgroups = Capabilities { subgroup: None, ..no_matrices };
+    let least = Capabilities { subgroup: None, ..no_f16 };
+    let mut all = vec![caps];
+    for less in [no_matrices, no_f16, no_subgroups, least] {
+        if !all.contains(&less) {
+            all.push(less);
+        }
+    }
+    all.into_iter()
+}
+
+/// Devices that differ in what decides about kernels, in all combinations. Those without subgroups have the lowest limits.
+fn profiles() -> Vec<Profile> {
+    let mut all = Vec::new();
+    for software in [false, true] {
+        for subgroup in [None, Some(4), Some(8), Some(16), Some(32), Some(64)] {
+            for f16 in [false, true] {
+                let caps = Capabilities { software, subgroup, f16, ..Capabilities::LEAST };
+                let large = Capabilities { max_binding_bytes: 1 << 30, max_buffer_bytes: 1 << 30, ..caps };
+                let caps = subgroup.map_or(caps, |_| Capabilities { max_bindings: 16, ..large });
+                all.push(caps);
+                if let (Some(size), true) = (subgroup, f16) {
+                    let matrix = |side| Some(MatrixUnit { side, workgroup: 4 * size });
+                    all.extend([8, 16].map(|side| Capabilities { matrix: matrix(side), ..caps }));
+                }
+            }
+        }
+    }
+    all.into_iter().map(profile).collect()
 }
 
 /// The traits that capabilities make.
@@ -132,24 +159,9 @@ fn profile(caps: Capabilities) -> Profile {
         if caps.software { "software" } else { "hardware" }.to_owned(),
         caps.subgroup.map_or_else(|| "no subgroups".to_owned(), |size| format!("subgroups of {size}")),
         if caps.f16 { "f16" } else { "no f16" }.to_owned(),
+        caps.matrix.map_or_else(|| "no matrices".to_owned(), |unit| format!("{0} × {0} matrices", unit.side)),
     ];
     Profile { traits, caps }
-}
-
-/// Devices that differ in what decides about kernels, in all combinations. Those without subgroups have the lowest limits.
-fn profiles() -> Vec<Profile> {
-    let mut profiles = Vec::new();
-    for software in [false, true] {
-        for subgroup in [None, Some(4), Some(8), Some(16), Some(32), Some(64)] {
-            for f16 in [false, true] {
-                let least = Capabilities { software, subgroup, f16, ..Capabilities::LEAST };
-                let large = Capabilities { max_binding_bytes: 1 << 30, max_buffer_bytes: 1 << 30, ..least };
-                let large = Capabilities { max_bindings: 16, ..large };
-                profiles.push(profile(if subgroup.is_some() { large } else { least }));
-            }
-        }
-    }
-    profiles
 }
 
 /// Those profiles in few words: what they have in common, and alternatives where each goes with each. Empty if it is all of them.
@@ -368,7 +380,9 @@ mod tests {
         let mut two = with("subgroups of 8");
         two.extend(with("subgroups of 32"));
         assert_eq!(summary(&two, &all), "subgroups of 8 or subgroups of 32");
-        assert_eq!(summary(&[0, 3], &all), "hardware, no subgroups, no f16; hardware, subgroups of 4, f16");
+        let two = ["hardware, no subgroups, no f16, no matrices", "hardware, subgroups of 4, f16, no matrices"];
+        let listed = |name: &str| all.iter().position(|profile| profile.traits.join(", ") == name);
+        assert_eq!(summary(&two.map(|name| listed(name).expect(name)), &all), two.join("; "));
     }
 
     /// A refused kernel is reported, and does not spoil those after it.

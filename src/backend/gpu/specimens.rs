@@ -29,6 +29,8 @@ pub(crate) struct Specimen {
     window: Option<usize>,
     /// Bounds on scores and logits.
     softcaps: Option<[f32; 2]>,
+    /// A logit for each head that weighs no value.
+    sinks: bool,
 }
 
 const LLAMA: Specimen = Specimen {
@@ -46,6 +48,7 @@ const LLAMA: Specimen = Specimen {
     post_norm: false,
     window: None,
     softcaps: None,
+    sinks: false,
 };
 
 /// Each size of a head, each activation, and each thing that one architecture does and another doesn't.
@@ -89,6 +92,20 @@ pub(crate) static ALL: &[Specimen] = &[
         n_vocab: 152_064,
         rope: RopeKind::Neox,
         qkv_bias: true,
+        ..LLAMA
+    },
+    // Its attention; its feed-forward layers are a mixture of experts.
+    Specimen {
+        name: "gpt-oss-20b",
+        n_embd: 2880,
+        n_ff: 2880,
+        n_head: 64,
+        n_head_kv: 8,
+        head_dim: 64,
+        n_vocab: 201_088,
+        rope: RopeKind::Neox,
+        window: Some(128),
+        sinks: true,
         ..LLAMA
     },
     Specimen {
@@ -159,7 +176,8 @@ impl Specimen {
             k = b.rms_norm("attn_k_norm", k, EPS);
         }
         let scale = 1.0 / (self.head_dim as f32).sqrt();
-        let options = AttentionOptions { scale, window, softcap: self.softcaps.map(|[cap, _]| cap), sinks: None };
+        let sinks = self.sinks.then_some("attn_sinks");
+        let options = AttentionOptions { scale, window, softcap: self.softcaps.map(|[cap, _]| cap), sinks };
         let a = b.attention(b.rope(q, rope), b.rope(k, rope), v, options);
         let x = self.add(b, x, b.matmul("attn_output", a, self.n_embd), "post_attention_norm");
 
@@ -185,6 +203,7 @@ impl Specimen {
             "ffn_gate" | "ffn_up" => (self.n_ff, self.n_embd),
             "ffn_down" => (self.n_embd, self.n_ff),
             "attn_q_norm" | "attn_k_norm" => (1, self.head_dim),
+            "attn_sinks" => (1, self.n_head),
             name if name.ends_with("_norm") => (1, self.n_embd),
             _ => return None,
         };

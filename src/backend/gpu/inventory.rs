@@ -118,16 +118,18 @@ impl Compiler {
     }
 }
 
-/// A device as it is, and as if it could do less.
+/// A device as it is, and as if it could do less, or more where that is found out later.
 fn restrictions(caps: Capabilities) -> impl Iterator<Item = Capabilities> {
     let no_matrices = Capabilities { matrix: None, ..caps };
     let no_f16 = Capabilities { f16: false, ..no_matrices };
     let no_subgroups = Capabilities { subgroup: None, ..no_matrices };
     let least = Capabilities { subgroup: None, ..no_f16 };
+    // Whether f16 denormals are kept shows when something runs, and not everything that compiles runs.
+    let denormals = Capabilities { denormals: true, ..no_matrices };
     let mut all = vec![caps];
-    for less in [no_matrices, no_f16, no_subgroups, least] {
-        if !all.contains(&less) {
-            all.push(less);
+    for other in [no_matrices, no_f16, no_subgroups, least, denormals] {
+        if !all.contains(&other) {
+            all.push(other);
         }
     }
     all.into_iter()
@@ -143,6 +145,7 @@ fn profiles() -> Vec<Profile> {
                 let large = Capabilities { max_binding_bytes: 1 << 30, max_buffer_bytes: 1 << 30, ..caps };
                 let caps = subgroup.map_or(caps, |_| Capabilities { max_bindings: 16, ..large });
                 all.push(caps);
+                all.push(Capabilities { denormals: true, ..caps });
                 if let (Some(size), true) = (subgroup, f16) {
                     let matrix = |side| Some(MatrixUnit { side, workgroup: 4 * size });
                     all.extend([8, 16].map(|side| Capabilities { matrix: matrix(side), ..caps }));
@@ -160,6 +163,7 @@ fn profile(caps: Capabilities) -> Profile {
         caps.subgroup.map_or_else(|| "no subgroups".to_owned(), |size| format!("subgroups of {size}")),
         if caps.f16 { "f16" } else { "no f16" }.to_owned(),
         caps.matrix.map_or_else(|| "no matrices".to_owned(), |unit| format!("{0} × {0} matrices", unit.side)),
+        if caps.denormals { "f16 denormals" } else { "no f16 denormals" }.to_owned(),
     ];
     Profile { traits, caps }
 }
@@ -380,7 +384,10 @@ mod tests {
         let mut two = with("subgroups of 8");
         two.extend(with("subgroups of 32"));
         assert_eq!(summary(&two, &all), "subgroups of 8 or subgroups of 32");
-        let two = ["hardware, no subgroups, no f16, no matrices", "hardware, subgroups of 4, f16, no matrices"];
+        let two = [
+            "hardware, no subgroups, no f16, no matrices, no f16 denormals",
+            "hardware, subgroups of 4, f16, no matrices, no f16 denormals",
+        ];
         let listed = |name: &str| all.iter().position(|profile| profile.traits.join(", ") == name);
         assert_eq!(summary(&two.map(|name| listed(name).expect(name)), &all), two.join("; "));
     }

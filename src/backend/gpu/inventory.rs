@@ -203,11 +203,13 @@ fn list(profiles: &[Profile], model: Option<Model<'_>>) -> Result<Vec<Kernel>> {
     for (i, profile) in profiles.iter().enumerate() {
         let mut found = HashSet::new();
         match model {
-            Some((graph, weights)) => lower(profile, graph, weights, &mut found)?,
+            Some((graph, weights)) => lower(profile, graph, weights, &KV, &mut found)?,
             None => {
                 for (specimen, graph) in &made {
-                    for formats in formats(specimen) {
-                        lower(profile, graph, &formats, &mut found)?;
+                    for (i, formats) in formats(specimen).iter().enumerate() {
+                        // How keys and values are stored has nothing to do with how weights are.
+                        let kv = if i == 0 { &KV[..] } else { &KV[..1] };
+                        lower(profile, graph, formats, kv, &mut found)?;
                     }
                 }
             }
@@ -218,6 +220,9 @@ fn list(profiles: &[Profile], model: Option<Model<'_>>) -> Result<Vec<Kernel>> {
     }
     Ok(describe(keys, profiles))
 }
+
+/// How keys and values can be stored, the usual way first.
+const KV: [KvFormat; 3] = [KvFormat::F16, KvFormat::F32, KvFormat::Q8_0];
 
 /// What a user's program is made for: only the splits of attention depend on it.
 const LIMITS: Limits = Limits { max_rows: 512, max_outputs: 1, max_seqs: 1, n_ctx: 4096, n_pages: 128 };
@@ -236,12 +241,18 @@ fn formats(specimen: &Specimen) -> Vec<Formats> {
 }
 
 /// Adds the kernels of all programs for one model on one device.
-fn lower(profile: &Profile, graph: &Graph, weights: &dyn Weights, found: &mut HashSet<KernelKey>) -> Result<()> {
+fn lower(
+    profile: &Profile,
+    graph: &Graph,
+    weights: &dyn Weights,
+    kv: &[KvFormat],
+    found: &mut HashSet<KernelKey>,
+) -> Result<()> {
     for fuse in [true, false] {
         let fused = fused(graph, weights, profile.caps.max_bindings as usize, &Options { fuse, ..Options::default() });
         let (matrices, vectors) = used_weights(&fused);
         let memory = WeightMemory::plan(&profile.caps, &profile.traits.join(", "), weights, &matrices, &vectors)?;
-        for kv in [KvFormat::F16, KvFormat::F32, KvFormat::Q8_0] {
+        for &kv in kv {
             let (caps, limits) = (&profile.caps, &LIMITS);
             let lower = Lower { graph, fused: &fused, caps, weights: &memory, limits, kv };
             found.extend(Lists::new(&lower).iter().map(|call| call.key.clone()));
@@ -257,8 +268,10 @@ fn describe(keys: Keys, profiles: &[Profile]) -> Vec<Kernel> {
     for (key, by) in keys {
         let (_, constants) = key.link();
         let name = key.to_string();
-        if let Some(same) = kernels.iter().position(|k| k.name == name && k.constants == constants) {
-            needed_by[same].extend(by);
+        // Keys are in order, so that those of one name are neighbours.
+        let mut namesakes = kernels.iter().zip(&mut needed_by).rev().take_while(|(kernel, _)| kernel.name == name);
+        if let Some((_, same)) = namesakes.find(|(kernel, _)| kernel.constants == constants) {
+            same.extend(by);
             continue;
         }
         needed_by.push(by);
@@ -275,20 +288,21 @@ fn describe(keys: Keys, profiles: &[Profile]) -> Vec<Kernel> {
             key,
         });
     }
-    let suffixes: Vec<String> = kernels.iter().map(|kernel| suffix(kernel, &kernels)).collect();
-    for ((kernel, suffix), by) in kernels.iter_mut().zip(suffixes).zip(needed_by) {
-        kernel.name += &suffix;
+    for namesakes in kernels.chunk_by_mut(|a, b| a.name == b.name) {
+        let suffixes: Vec<String> = namesakes.iter().map(|kernel| suffix(kernel, namesakes)).collect();
+        namesakes.iter_mut().zip(suffixes).for_each(|(kernel, suffix)| kernel.name += &suffix);
+    }
+    for (kernel, by) in kernels.iter_mut().zip(needed_by) {
         kernel.as_it_is = by.contains(&0);
         kernel.devices = summary(&by.into_iter().collect::<Vec<_>>(), profiles);
     }
     kernels
 }
 
-/// The constants in which `kernel` differs from others of its name: `@D=576,WG=256`.
-fn suffix(kernel: &Kernel, all: &[Kernel]) -> String {
+/// The constants in which `kernel` differs from its namesakes: `@D=576,WG=256`.
+fn suffix(kernel: &Kernel, namesakes: &[Kernel]) -> String {
     let varies = |name: &str, value: f64| {
-        let others = all.iter().filter(|other| other.name == kernel.name);
-        others.flat_map(|other| &other.constants).any(|(known, other)| *known == name && *other != value)
+        namesakes.iter().flat_map(|other| &other.constants).any(|(known, other)| *known == name && *other != value)
     };
     let differing = kernel.constants.iter().filter(|(name, value)| varies(name, *value));
     let differing: Vec<_> = differing.map(|(name, value)| format!("{name}={}", short(*value))).collect();

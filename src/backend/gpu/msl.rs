@@ -7,6 +7,13 @@ use wgpu::ShaderRuntimeChecks;
 
 use super::inventory::{Kernel, kernels};
 
+/// Every way to fill the slots of every kernel, once: constants decide about no check.
+fn each_once() -> Vec<Kernel> {
+    let mut kernels = kernels(None).expect("the kernels can be listed");
+    kernels.dedup_by_key(|kernel| (kernel.kernel, kernel.modules.clone()));
+    kernels
+}
+
 /// The MSL of a kernel, made as wgpu's Metal back end makes it.
 fn msl(kernel: &Kernel, checks: ShaderRuntimeChecks) -> String {
     let (text, constants) = kernel.key.link();
@@ -46,7 +53,7 @@ const DIVISION: [&str; 2] = ["naga_div(", "naga_mod("];
 
 #[test]
 fn trusted_kernels_have_no_clamps_and_no_loop_counters() {
-    for kernel in kernels(None).expect("the kernels can be listed") {
+    for kernel in each_once() {
         let text = msl(&kernel, ShaderRuntimeChecks::unchecked());
         for check in [CLAMP, COUNTER].iter().chain(&DIVISION) {
             assert!(!text.contains(check), "{}: the trusted build has `{check}`:\n{text}", kernel.name);
@@ -57,8 +64,7 @@ fn trusted_kernels_have_no_clamps_and_no_loop_counters() {
 /// The test above can only fail if these are what checks look like.
 #[test]
 fn checked_kernels_have_clamps_and_loop_counters() {
-    let mut of_each_file = kernels(None).expect("the kernels can be listed");
-    of_each_file.sort_by_key(|kernel| kernel.kernel);
+    let mut of_each_file = each_once();
     of_each_file.dedup_by_key(|kernel| kernel.kernel);
     let texts = of_each_file.iter().map(|kernel| (kernel, msl(kernel, ShaderRuntimeChecks::checked())));
     let (mut clamps, mut counters, mut divisions) = (0, 0, 0);

@@ -1,20 +1,17 @@
 //! embed — y = rows of a quantized table, times a factor.
 //!
-//! W       [V, K]  packed blocks of `quant`; this part holds ROWS rows from ROW0 on
+//! W       [V, K]  packed blocks of `quant`; this part holds shape.m rows from shape.y_offset on
 //! rows    [T]     token, position, KV slot, page table
 //! y       [T, K]  f32
 //! grid    (ceil(K / 32 / WG), T) workgroups
 //! group   an invocation takes one group of 32 numbers
-//! const   K, SCALE, ROW0, ROWS, WG
-//! import  group, quant, row, token, fold
+//! const   SCALE, WG
+//! import  group, shape, quant, row, token, fold
 //! tail    tokens outside of the part are left to the other parts; groups ≥ K / 32 are not read or written
 //! exact   the same bits as the CPU where SCALE is 1
 //! cpu     src/backend/cpu/ops/embed.rs
 
-override K: u32;
 override SCALE: f32;
-override ROW0: u32;
-override ROWS: u32;
 override WG: u32;
 
 @group(0) @binding(0) var<storage, read> rows: array<Row>;
@@ -22,11 +19,12 @@ override WG: u32;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i: u32) {
-    let groups = K / 32u;
+    let groups = shape.groups;
     let g = id.x * WG + i;
     let token = row_token(rows[id.y]);
-    if g < groups && token >= ROW0 && token - ROW0 < ROWS {
-        let w = quant_group((token - ROW0) * groups + g);
+    let row = token - shape.y_offset;
+    if g < groups && token >= shape.y_offset && row < shape.m {
+        let w = quant_group(row * groups + g);
         let at = (id.y * groups + g) * 8u;
         put(at, w.v0);
         put(at + 1u, w.v1);

@@ -11,15 +11,12 @@ import sandbox
 from targets import TARGETS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PAGE = REPOSITORY / "docs/kernels.md"
 
 
 def main():
     args = arguments()
-    names = args.targets.split(",") if args.targets else [target.name for target in TARGETS]
-    unknown = [name for name in names if name not in [target.name for target in TARGETS]]
-    if unknown:
-        sys.exit(f"no target {', '.join(unknown)}; there are {', '.join(target.name for target in TARGETS)}")
-    targets = [target for target in TARGETS if target.name in names]
+    targets = chosen(args.targets)
     try:
         root = sandbox.prepare()
     except sandbox.Refused as refused:
@@ -29,23 +26,55 @@ def main():
         results = list(pool.map(lambda target: measure.measure(root, target, args.part), targets))
     rows = [row for found, _ in results for row in found]
     wrong = [problem for _, problems in results for problem in problems]
+    hint = ""
     if args.command == "show":
         print(report.text(rows))
         if args.loops:
             print(report.loops(rows))
+    elif args.command == "table":
+        PAGE.write_text(report.document(rows, sandbox.version(root)))
+    else:
+        version, committed = report.read(PAGE.read_text())
+        worse = report.compare(rows, committed)
+        if worse:
+            hint = "If that is as it should be: ./scripts/kernels table, and commit docs/kernels.md."
+            if version != sandbox.version(root):
+                hint += f" The table was made with Mesa {version}, and this is {sandbox.version(root)}."
+        wrong += worse
+        print(f"{len(rows)} pipelines compiled by {len(targets)} compilers, {len(wrong)} problems")
     for problem in wrong:
         print(problem, file=sys.stderr)
+    if hint:
+        print(hint, file=sys.stderr)
     sys.exit(1 if wrong else 0)
+
+
+def chosen(names):
+    if not names:
+        return TARGETS
+    known = {target.name: target for target in TARGETS}
+    unknown = [name for name in names.split(",") if name not in known]
+    if unknown:
+        sys.exit(f"kernels: no compiler {', '.join(unknown)}; there are {', '.join(known)}")
+    return [known[name] for name in names.split(",")]
 
 
 def arguments():
     parser = argparse.ArgumentParser(prog="./scripts/kernels", description=__doc__)
-    parser.add_argument("command", choices=["show", "table", "check"])
-    parser.add_argument("part", nargs="?", default="", help="only kernels whose names contain this (show)")
-    parser.add_argument("--targets", help="some of " + ", ".join(target.name for target in TARGETS))
-    parser.add_argument("--program", help="a built halfbyte; else it is built")
-    parser.add_argument("--loops", action="store_true", help="also what their inner loops are made of (show)")
-    parser.add_argument("--jobs", type=int, default=2, help="targets at a time")
+    commands = parser.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("show", help="print a table of some kernels")
+    show.add_argument("part", nargs="?", default="", help="only kernels whose names contain this")
+    show.add_argument("--loops", action="store_true", help="also what their inner loops are made of")
+    table = commands.add_parser("table", help="write docs/kernels.md, with all compilers")
+    check = commands.add_parser("check", help="fail if a kernel does not compile, spills, or has grown over docs/kernels.md")
+    for command in (show, check):
+        command.add_argument("--targets", metavar="NAME,…", help="some of " + ", ".join(target.name for target in TARGETS))
+    table.set_defaults(targets=None)
+    for command in (table, check):
+        command.set_defaults(part="")
+    for command in (show, table, check):
+        command.add_argument("--program", metavar="PATH", help="a built halfbyte; else it is built")
+        command.add_argument("--jobs", type=int, default=2, metavar="N", help="compilers at a time [default: 2]")
     return parser.parse_args()
 
 

@@ -168,9 +168,8 @@ NAK_OTHER = re.compile(r"^(ld|st|ldc|atom|red|bra|bssy|bsync|bclear|bmov|brk|bre
 
 
 def parse_nak(text):
-    """NVIDIA: the last listing, with the blocks that follow each. Instructions on uniform registers run once a warp, on a unit of
+    """NVIDIA: a listing with the blocks that follow each. Instructions on uniform registers run once a warp, on a unit of
     their own."""
-    text = text[text.rfind("NAK IR after calc_instr_deps:"):]
     blocks, within = [], False
     for line in text.splitlines():
         head = re.match(r"block\S* (\d+) ", line)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -52,6 +53,7 @@ def installed(root, program):
 def command(root, target, verbose, arguments):
     env = {"MESA_SHADER_CACHE_DISABLE": "1", "XDG_RUNTIME_DIR": "/tmp", "HOME": "/root", "NO_COLOR": "1", **target.environment(verbose)}
     settings = [f"{name}={value}" for name, value in env.items()]
+    # The folder has one driver for a target, and so one adapter: any name.
     return [*inside(root), "env", "-i", "PATH=/usr/bin:/bin", *settings, PROGRAM, "kernels", "--adapter=", *arguments]
 
 
@@ -61,39 +63,66 @@ def measure(root, target, part):
     listed = subprocess.run(command(root, target, False, ["--json", *arguments]), capture_output=True, text=True)
     if listed.returncode:
         return [], [f"{target.name}: {listed.stderr.strip()}"]
-    kernels = json.loads(listed.stdout)["kernels"]
-    text, exit_code = terminal(command(root, target, True, ["--compile", *arguments]))
-    pieces = re.split(r"(?m)^kernel: (\S+)$", text)
-    said = dict(zip(pieces[1::2], pieces[2::2]))
-    wrong = [f"{target.name}: {line}" for line in re.findall(r"(?m)^failed: .*$", text)]
+    said, wrong = {}, []
+
+    def take(name, text):
+        said[name] = target.parse(text)
+        wrong.extend(f"{target.name}: {line}" for line in re.findall(r"(?m)^failed: .*$", text))
+
+    exit_code, tail = run(command(root, target, True, ["--compile", *arguments]), target.prints_to_stdout, take)
     if exit_code and not wrong:
-        wrong = [f"{target.name}: exit {exit_code}\n" + "\n".join(text.splitlines()[-5:])]
-    rows = []
-    for kernel in kernels:
-        stats = target.parse(said.get(kernel["name"], ""))
-        if stats is None:
-            wrong.append(f"{target.name}: the driver says nothing of {kernel['name']}")
-        rows.append(Row(kernel, target.name, stats))
+        wrong.append(f"{target.name}: exit {exit_code}\n{tail}")
+    rows = [Row(kernel, target.name, said.get(kernel["name"])) for kernel in json.loads(listed.stdout)["kernels"]]
+    if not wrong:
+        wrong += [f"{target.name}: the driver says nothing of {row.name}" for row in rows if row.stats is None]
     return rows, wrong
 
 
-def terminal(command):
-    """What a command writes to its terminal, and its exit code. To a terminal, because drivers print to standard output too, and to a
-    pipe that would come late, out of order with standard error."""
+def run(command, to_terminal, take):
+    """Runs a command, calls `take` with the name of each kernel and all that was said after it, and gives the exit code and the end.
+
+    What a driver prints to standard output comes late if that is not a terminal, out of order with the names on standard error; so
+    it gets one. NVIDIA's prints a gigabyte in all, line by line, which only a file takes without ado."""
+    if not to_terminal:
+        with tempfile.TemporaryFile() as file:
+            exit_code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file).returncode
+            file.seek(0)
+            return exit_code, split(lambda: file.read(1 << 20), take)
     reader, writer = os.openpty()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer)
     os.close(writer)
-    pieces = []
-    while True:
+
+    def read():
         try:
-            piece = os.read(reader, 1 << 16)
+            return os.read(reader, 1 << 16)
         except OSError:
-            break  # How Linux reports that nobody writes any more.
-        if not piece:
-            break
-        pieces.append(piece)
+            return b""  # How Linux reports that nobody writes to a terminal any more.
+
+    end = split(read, take)
     os.close(reader)
-    return b"".join(pieces).decode(errors="replace").replace("\r\n", "\n"), process.wait()
+    return process.wait(), end
+
+
+def split(read, take):
+    """Calls `take` with each kernel's name and what follows it, as soon as that is complete. Gives the last lines."""
+    name, text, rest = None, [], b""
+    while piece := read():
+        lines, newline, rest = (rest + piece).rpartition(b"\n")
+        lines += newline
+        while b"kernel: " in lines and (start := re.search(rb"(?m)^kernel: (\S+)\r?$", lines)):
+            text.append(lines[: start.start()])
+            if name:
+                take(name, decode(text))
+            name, text, lines = start[1].decode(), [], lines[start.end() :]
+        text.append(lines)
+    text.append(rest)
+    if name:
+        take(name, decode(text))
+    return "\n".join(decode(text).splitlines()[-5:])
+
+
+def decode(pieces):
+    return b"".join(pieces).decode(errors="replace").replace("\r\n", "\n")
 
 
 def build(repository):

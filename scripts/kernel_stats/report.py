@@ -1,23 +1,66 @@
-"""Tables: of single kernels for people at work, and the one that is committed."""
+"""Tables: of single kernels for people at work, and the one that is committed and compared with."""
 
+import re
 from collections import Counter
+from dataclasses import dataclass
+
+from targets import TARGETS
+
+# A kernel may grow by this part of the committed figure, and, since a tenth of little is nothing, always by so many.
+GROWTH = 0.10
+FREE = {"instructions": 10, "registers": 8}
 
 
-def cells(row):
-    """Instructions, arithmetic per weight, registers, spills, occupancy."""
-    stats = row.stats
-    if stats is None:
-        return ["-"] * 6
-    arithmetic = row.arithmetic
-    unrolled = f"{arithmetic[1]}" if arithmetic else ""
-    per_weight = f"{arithmetic[0]:.2f}" if arithmetic else ""
-    return [str(stats.instructions), per_weight, unrolled, str(stats.registers), str(stats.spills), str(stats.occupancy)]
+@dataclass
+class Cell:
+    """What one compiler makes of a kernel: the worst of its variants that differ in constants."""
+
+    instructions: int
+    per_weight: float | None
+    registers: int
+    spills: int
+    occupancy: int
+
+    def __str__(self):
+        weight = [] if self.per_weight is None else [f"{self.per_weight:.2f}"]
+        return " · ".join([str(self.instructions), *weight, str(self.registers), str(self.spills), str(self.occupancy)])
+
+    @staticmethod
+    def parse(text):
+        parts = text.split(" · ")
+        weight = float(parts[1]) if len(parts) == 5 else None
+        return Cell(int(parts[0]), weight, *map(int, parts[-3:]))
+
+    @staticmethod
+    def worst(rows):
+        weights = [row.arithmetic[0] for row in rows if row.arithmetic]
+        stats = [row.stats for row in rows]
+        return Cell(max(s.instructions for s in stats), max(weights, default=None), max(s.registers for s in stats),
+                    max(s.spills for s in stats), min(s.occupancy for s in stats))
+
+
+def group(rows):
+    """Kernel without constants → target → cell."""
+    grouped = {}
+    for row in rows:
+        if row.stats:
+            grouped.setdefault(row.name.split("@")[0], {}).setdefault(row.target, []).append(row)
+    return {kernel: {target: Cell.worst(of) for target, of in targets.items()} for kernel, targets in sorted(grouped.items())}
 
 
 def text(rows):
     """All rows, for a terminal."""
     table = [["kernel", "compiler", "instructions", "per weight", "turns", "registers", "spills", "occupancy"]]
-    table += [[row.name, row.target, *cells(row)] for row in sorted(rows, key=lambda row: row.name)]
+    for row in sorted(rows, key=lambda row: row.name):
+        s, arithmetic = row.stats, row.arithmetic
+        numbers = [s.instructions, "", "", s.registers, s.spills, s.occupancy] if s else ["-"] * 6
+        if arithmetic:
+            numbers[1:3] = f"{arithmetic[0]:.2f}", arithmetic[1]
+        table.append([row.name, row.target, *map(str, numbers)])
+    return aligned(table)
+
+
+def aligned(table):
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     lines = ("  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))) for line in table)
     return "\n".join(line.rstrip() for line in lines)
@@ -28,10 +71,113 @@ def loops(rows):
     lines = []
     for row in rows:
         if row.stats and row.stats.loop:
-            count = Counter()
-            for instruction in row.stats.loop.code:
+            loop, count = row.stats.loop, Counter()
+            for instruction in loop.code:
                 count[instruction.op if instruction.arithmetic else f"({instruction.op})"] += max(1, instruction.arithmetic)
             ops = "  ".join(f"{op} {n}" for op, n in count.most_common())
-            loop = row.stats.loop
             lines.append(f"{row.name} {row.target}: {loop.arithmetic} arithmetic, {loop.bytes:.0f} bytes\n  {ops}")
     return "\n".join(lines)
+
+
+INTRODUCTION = """\
+# Kernels
+
+What the shader compilers of GPUs make of every kernel. Written by `./scripts/kernels table`; `./scripts/kernels check` fails if a
+kernel does not compile, spills, or has grown by more than 10 % over this page ([CONTRIBUTING](../CONTRIBUTING.md#kernels-on-gpus-that-one-does-not-have)).
+
+The compilers are those of Mesa {version}, which are what runs on these GPUs under Linux, on a kernel interface that does nothing
+(`mesa-drm-shim`): what is compiled is real, and nothing is executed. On other systems other compilers run. So these figures compare a
+kernel with itself and with other kernels, and find what costs registers; they are not times.
+
+| compiler | GPU and driver | registers are | occupancy is |
+| --- | --- | --- | --- |
+{compilers}
+
+On Apple's GPU the bounds checks of Vulkan are off (`HK_PERFTEST=norobust`): they split each load of a vector into checked loads of
+single numbers, which is 2.6 of 7.4 arithmetic instructions a weight in the first Q4_0 kernel, and Metal, which is what halfbyte runs on there, has
+none. The others have Vulkan's checks, which are free on AMD and Adreno and cost NVIDIA's compiler some address arithmetic a load.
+
+## Arithmetic per weight
+
+Counted in the machine code, as the driver prints it after everything else: the natural loops are found from the branches; the hot
+loop is the one that loads most from buffers among those within which no other loop loads; its arithmetic instructions are divided
+by the weights that an invocation takes in one turn of it, which is in the kernel's header (`turn`) and in `halfbyte kernels --json`.
+Where a compiler made one turn of several, which shows in the bytes that the loop loads, the weights are so many times more. Every
+instruction of the vector unit counts that is not a load, a store, a wait or a branch: multiplications, conversions, masks, shifts, moves and the
+arithmetic of addresses; all sides of branches count; those of AMD's and NVIDIA's scalar units do not, which run once for a whole
+subgroup. An instruction counts once, whatever it costs: one that makes two f16 or two f32 results, too; Adreno's repeats count each time.
+
+What each device uses, all it has; the worst of the epilogues:
+
+{weights}
+
+## All kernels
+
+Instructions · arithmetic per weight (matvec) · registers · spills · occupancy. A kernel's name is its file and what fills its slots; of
+variants that differ in constants, each figure is the worst. Spills are what is stored to memory or to other registers for want of registers,
+and accesses to private memory. An empty cell: the device does not use the kernel, nor would it without f16 or subgroups.
+
+{all}
+"""
+
+
+def markdown(header, lines):
+    rows = [header, ["---"] + ["---:"] * (len(header) - 1), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in rows)
+
+
+def document(rows, version):
+    """The page."""
+    names = [target.name for target in TARGETS]
+    compilers = "\n".join(f"| {t.name} | {t.compiler} | {t.registers} | {t.occupancy} |" for t in TARGETS)
+    weights = {}
+    for row in rows:
+        # Only what the device uses as it is: neither without f16 nor without subgroups, if it has them.
+        if row.arithmetic and row.kernel["as_it_is"]:
+            modules = row.kernel["modules"]
+            key = (row.kernel["kernel"], modules["quant"])
+            figures = weights.setdefault(key, {})
+            figures[row.target] = max(figures.get(row.target, 0), row.arithmetic[0])
+    lines = [[f"{kernel} {quant}", *(f"{figures[name]:.2f}" if name in figures else "" for name in names)]
+             for (kernel, quant), figures in sorted(weights.items())]
+    grouped = group(rows)
+    cells = [[f"`{kernel}`", *(str(targets[name]) if name in targets else "" for name in names)] for kernel, targets in grouped.items()]
+    return INTRODUCTION.format(version=version, compilers=compilers, weights=markdown(["kernel, format", *names], lines),
+                               all=markdown(["kernel", *names], cells))
+
+
+def read(page):
+    """The version of Mesa, and kernel → target → cell, as a page has them."""
+    version = re.search(r"those of Mesa (\S+),", page)
+    table = page[page.index("## All kernels"):] if "## All kernels" in page else ""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")]
+    if not version or len(lines) < 3:
+        return "", {}
+    names = lines[0][1:]
+    cells = {line[0].strip("`"): {name: Cell.parse(cell) for name, cell in zip(names, line[1:]) if cell} for line in lines[2:]}
+    return version[1], cells
+
+
+def compare(rows, committed):
+    """What is worse than the committed page allows."""
+    wrong = []
+    for kernel, targets in group(rows).items():
+        for target, cell in targets.items():
+            if cell.spills:
+                wrong.append(f"{target}: {kernel} spills: {cell.spills}")
+            before = committed.get(kernel, {}).get(target)
+            if before is None:
+                wrong.append(f"{target}: {kernel} is not in the table")
+                continue
+            for what in ("instructions", "per_weight", "registers"):
+                old, new = getattr(before, what), getattr(cell, what)
+                if old is not None and new is not None and new > old * (1 + GROWTH) and new > old + FREE.get(what, 0):
+                    wrong.append(f"{target}: {kernel}: {what.replace('_', ' ')} {old} → {new}")
+            if cell.occupancy < before.occupancy * (1 - GROWTH):
+                wrong.append(f"{target}: {kernel}: occupancy {before.occupancy} → {cell.occupancy}")
+    measured = {row.target for row in rows}
+    now = group(rows)
+    for kernel, targets in committed.items():
+        gone = [target for target in targets if target in measured and target not in now.get(kernel, {})]
+        wrong += [f"{target}: {kernel} is in the table, but there is no such kernel any more" for target in gone]
+    return wrong

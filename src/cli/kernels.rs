@@ -80,7 +80,7 @@ fn compile(compiler: &Compiler, kernels: &[Kernel]) -> Result<()> {
         }
     }
     if !failed.is_empty() {
-        return Err(Kernel::failed(&failed, compiler.adapter()));
+        return Err(compiler.refused(&failed));
     }
     out(format!("{} kernels compiled for {}\n", kernels.len(), compiler.adapter()))
 }
@@ -90,8 +90,9 @@ fn to_table(kernels: &[Kernel]) -> String {
     table.load_style(presets::NOTHING);
     table.set_header(["kernel", "constants", "devices"]);
     for kernel in kernels {
-        let constants = kernel.constants.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
-        table.add_row([kernel.name.clone(), constants.join(" "), kernel.devices.join("; ")]);
+        let constants = kernel.constants.iter().map(|(name, value)| format!("{name}={}", number(*value)));
+        let name = kernel.name.split('@').next().unwrap_or_default();
+        table.add_row([name.to_owned(), constants.collect::<Vec<_>>().join(" "), kernel.devices.clone()]);
     }
     format!("{}\n\n{} kernels\n", table.trim_fmt(), kernels.len())
 }
@@ -108,12 +109,13 @@ fn to_json(kernels: &[Kernel]) -> String {
             "weights_per_turn": kernel.turn.map(|turn| turn.weights),
             "bytes_per_turn": kernel.turn.map(|turn| turn.bytes),
             "devices": kernel.devices,
+            "as_it_is": kernel.as_it_is,
         })
     };
     format!("{}\n", json!({ "kernels": kernels.iter().map(kernel).collect::<Vec<_>>() }))
 }
 
-/// A whole number without a fraction.
+/// A constant as it is in the source: a whole number, or one of 32 bits.
 fn number(x: f64) -> Value {
-    if x.fract() == 0.0 && x.abs() < 1e15 { json!(x as i64) } else { json!(x) }
+    if x.fract() == 0.0 { json!(x as i64) } else { json!(x as f32) }
 }

@@ -201,20 +201,12 @@ impl Lower<'_> {
     pub(super) fn embed(&self, table: &MatrixRef, scale: f32, y: usize, fold: Option<&Fold>, calls: &mut Vec<Call>) {
         let matrix = self.weights.matrix(table);
         let n = self.embed_workgroups(table) as u32;
-        for (part, piece) in matrix.parts.iter().enumerate() {
-            let mut constants = vec![
-                ("K", table.row_len().into()),
-                ("SCALE", scale.into()),
-                ("ROW0", piece.rows.start.into()),
-                ("ROWS", piece.rows.len().into()),
-                ("WG", tune::ELEMENTWISE.into()),
-            ];
+        for part in 0..matrix.parts.len() {
+            let mut constants = vec![("SCALE", scale.into()), ("WG", tune::ELEMENTWISE.into())];
             let mut modules = self.quant_modules(matrix.format);
-            let mut binds = vec![(0, Bind::Rows), (1, Bind::Tensor(y)), (7, Bind::Chosen)];
+            let shape = Shape { first_part: part as u32 * n, ..self.shape(table, part, y) };
+            let mut binds = vec![(0, Bind::Rows), (1, Bind::Tensor(y)), (7, Bind::Chosen), (5, Bind::Shape(shape))];
             self.fold_into(fold, &mut modules, &mut constants, &mut binds);
-            if fold.is_some() {
-                binds.push((5, Bind::Shape(Shape { first_part: part as u32 * n, ..self.shape(table, part, y) })));
-            }
             let key = KernelKey { kernel: "embed", modules, constants };
             let grid = Grid::PerRows { x: n, rows_each: 1 };
             calls.push(Call { key, binds, matrix: Some((table.clone(), part)), grid });

@@ -23,6 +23,8 @@ mod matmul;
 mod matrix;
 mod matvec;
 mod memory;
+#[cfg(test)]
+mod msl;
 mod pace;
 mod pipeline;
 mod probe;

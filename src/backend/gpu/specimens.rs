@@ -29,7 +29,7 @@ pub(crate) struct Specimen {
     window: Option<usize>,
     /// Bounds on scores and logits.
     softcaps: Option<[f32; 2]>,
-    /// A logit for each head beside its scores.
+    /// A logit for each head that weighs no value.
     sinks: bool,
 }
 
@@ -94,6 +94,20 @@ pub(crate) static ALL: &[Specimen] = &[
         qkv_bias: true,
         ..LLAMA
     },
+    // Its attention; its feed-forward layers are a mixture of experts.
+    Specimen {
+        name: "gpt-oss-20b",
+        n_embd: 2880,
+        n_ff: 2880,
+        n_head: 64,
+        n_head_kv: 8,
+        head_dim: 64,
+        n_vocab: 201_088,
+        rope: RopeKind::Neox,
+        window: Some(128),
+        sinks: true,
+        ..LLAMA
+    },
     Specimen {
         name: "gemma-2-2b",
         n_embd: 2304,
@@ -122,21 +136,6 @@ pub(crate) static ALL: &[Specimen] = &[
         head_norm: true,
         post_norm: true,
         window: Some(512),
-        ..LLAMA
-    },
-    // Its attention only; the model has experts.
-    Specimen {
-        name: "gpt-oss-20b",
-        n_embd: 2880,
-        n_ff: 2880,
-        n_head: 64,
-        n_head_kv: 8,
-        head_dim: 64,
-        n_vocab: 201_088,
-        rope: RopeKind::Neox,
-        qkv_bias: true,
-        window: Some(128),
-        sinks: true,
         ..LLAMA
     },
 ];
@@ -177,8 +176,8 @@ impl Specimen {
             k = b.rms_norm("attn_k_norm", k, EPS);
         }
         let scale = 1.0 / (self.head_dim as f32).sqrt();
-        let softcap = self.softcaps.map(|[cap, _]| cap);
-        let options = AttentionOptions { scale, window, softcap, sinks: self.sinks.then_some("attn_sinks") };
+        let sinks = self.sinks.then_some("attn_sinks");
+        let options = AttentionOptions { scale, window, softcap: self.softcaps.map(|[cap, _]| cap), sinks };
         let a = b.attention(b.rope(q, rope), b.rope(k, rope), v, options);
         let x = self.add(b, x, b.matmul("attn_output", a, self.n_embd), "post_attention_norm");
 

@@ -308,6 +308,8 @@ fn help_is_short_and_has_examples() {
           --device <DEVICE>    `auto`, `cpu`, `gpu`, or a part of an adapter's name [env:
                                HALFBYTE_DEVICE] [default: auto]
       -t, --threads <N>        Threads, on the CPU [default: one per core]
+          --profile            Time every kernel, on a GPU that takes timestamps, and show where the
+                               time goes
           --cache-type <TYPE>  How keys and values are stored, on a GPU: q8_0 takes half the memory of
                                f16 and is less exact [default: f16] [possible values: f16, q8_0, f32]
 

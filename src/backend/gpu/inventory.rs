@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::Options;
 use super::device::{Capabilities, Device, DeviceOptions};
 use super::kernels::Lower;
 use super::kv::KvFormat;
@@ -16,6 +15,7 @@ use super::profile::memread_key;
 use super::program::{Lists, fused, used_weights};
 use super::shader::{KernelKey, SOURCES};
 use super::specimens::{self, Formats, Specimen};
+use super::{Options, denormals};
 use crate::backend::{Limits, Weights};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
@@ -254,6 +254,8 @@ fn lower(
 ) -> Result<()> {
     // What a profile runs besides.
     found.insert(memread_key());
+    // What decides about `dot`, on devices that are asked.
+    found.extend((!profile.caps.software).then(|| denormals::key("denormals")));
     for fuse in [true, false] {
         let fused = fused(graph, weights, profile.caps.max_bindings as usize, &Options { fuse, ..Options::default() });
         let (matrices, vectors) = used_weights(&fused);
@@ -405,8 +407,8 @@ mod tests {
         two.extend(with("subgroups of 32"));
         assert_eq!(summary(&two, &all), "subgroups of 8 or subgroups of 32");
         let two = [
-            "hardware, no subgroups, no f16, no matrices, no f16 denormals",
-            "hardware, subgroups of 4, f16, no matrices, no f16 denormals",
+            "hardware, no subgroups, no f16, no matrices, no f16 denormals, no dp4a",
+            "hardware, subgroups of 4, f16, no matrices, no f16 denormals, no dp4a",
         ];
         let listed = |name: &str| all.iter().position(|profile| profile.traits.join(", ") == name);
         assert_eq!(summary(&two.map(|name| listed(name).expect(name)), &all), two.join("; "));

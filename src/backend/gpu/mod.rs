@@ -12,6 +12,7 @@ mod bindings;
 mod cache;
 mod choose;
 mod cost;
+mod denormals;
 mod device;
 mod fold;
 mod fuse;

@@ -150,7 +150,7 @@ impl Probe {
 }
 
 /// A buffer that begins with `bytes`, for any purpose.
-fn input(device: &Device, bytes: &[u8]) -> Result<wgpu::Buffer> {
+pub(crate) fn input(device: &Device, bytes: &[u8]) -> Result<wgpu::Buffer> {
     let usage = wgpu::BufferUsages::STORAGE
         | wgpu::BufferUsages::UNIFORM
         | wgpu::BufferUsages::COPY_DST

@@ -24,7 +24,7 @@ use super::pipeline::{Kernel, Pipelines};
 use super::profile::Profiler;
 use super::readback::{MAX_IN_FLIGHT, Readback};
 use super::record::{Counters, Player, Recorded};
-use super::{Options, fuse::Node, matrix};
+use super::{Options, denormals, fuse::Node, matrix};
 use crate::backend::{
     CHOSEN, Info, Limits, Memory, Output, PAGE_LEN, Profile, Program, Progress, Step, Ticket, Want, Weights, check_step,
 };
@@ -105,16 +105,19 @@ pub(super) fn fused(graph: &Graph, weights: &dyn Weights, max_bindings: usize, o
     fused
 }
 
-/// The device, whose cooperative matrices were tested with the format of the first matmul.
+/// The device, of which was tested what no query tells: its cooperative matrices, with the format of the first matmul, and
+/// whether it keeps f16 denormals.
 fn prove(device: Device, options: &DeviceOptions, weights: &dyn Weights, fused: &Fused) -> Result<Device> {
     let first = fused.nodes.iter().find_map(|node| match node {
         Node::MatMul { matrix, .. } => Some(&matrix.weights[0]),
         _ => None,
     });
-    match first {
-        Some(weight) => matrix::prove(device, options, memory::resolve(weights, weight)?.format),
-        None => Ok(device),
-    }
+    let mut device = match first {
+        Some(weight) => matrix::prove(device, options, memory::resolve(weights, weight)?.format)?,
+        None => device,
+    };
+    denormals::prove(&mut device);
+    Ok(device)
 }
 
 /// The limits, lowered to what fits one binding of the device.

@@ -28,6 +28,7 @@ sources![
     "attention_merge",
     "bias/none",
     "bias/vector",
+    "denormals",
     "dot/bytes",
     "dot/denormals",
     "dot/integers",

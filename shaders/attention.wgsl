@@ -43,6 +43,9 @@ override STEP: u32 = select(1u, 2u, HEAD_DIM % 8u == 0u);
 const LOW = -1e30;
 const SEEN = -1e29;
 
+// 0, which compilers don't know: a loop with it in its bound stays a loop, rather than a page of code and registers.
+var<private> zero: u32;
+
 // [HEAD_DIM / 4, queries]
 var<workgroup> query: array<vec4<f32>, QUERY_LEN>;
 // [TILE, FOURS]: scores, then weights.
@@ -89,8 +92,7 @@ fn main(
 ) {
     let quads = HEAD_DIM / 4u;
     let n_queries = HEADS * ROWS;
-    // 0, which compilers don't know: a loop with it in its bound stays a loop, rather than a page of code and registers.
-    let zero = count.x >> 31u;
+    zero = count.x >> 31u;
     let head = id.x * HEADS;
     let head_kv = head / (N_HEAD / N_HEAD_KV);
     let t = id.y * ROWS;

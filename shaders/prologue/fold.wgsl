@@ -45,15 +45,15 @@ fn prologue(row: u32, first: u32, is_owner: bool, i: u32) {
     let head_kv = first / (N_HEAD / N_HEAD_KV);
 
     // 1. the heads as they are, and their squares
-    for (var e = i; e < HEADS * HEAD_DIM; e += WG) {
+    for (var e = i; e < HEADS * HEAD_DIM + zero; e += WG) {
         head[e] = q[Q_OFFSET + first * HEAD_DIM + e];
     }
-    for (var e = i; e < HEAD_DIM; e += WG) {
+    for (var e = i; e < HEAD_DIM + zero; e += WG) {
         head[HEADS * HEAD_DIM + e] = k[K_OFFSET + head_kv * HEAD_DIM + e];
     }
     workgroupBarrier();
     if HEAD_NORM {
-        for (var x = i; x < (HEADS + 1u) * quads; x += WG) {
+        for (var x = i; x < (HEADS + 1u) * quads + zero; x += WG) {
             let e = vec4<f32>(head[4u * x], head[4u * x + 1u], head[4u * x + 2u], head[4u * x + 3u]);
             squares[x] = dot(e, e);
         }
@@ -61,12 +61,12 @@ fn prologue(row: u32, first: u32, is_owner: bool, i: u32) {
     }
 
     // 2. normalized and rotated
-    for (var x = i; x < (HEADS + 1u) * quads; x += WG) {
+    for (var x = i; x < (HEADS + 1u) * quads + zero; x += WG) {
         let h = x / quads;
         let d = x % quads;
         var sum = 0.0;
         if HEAD_NORM {
-            for (var s = 0u; s < quads; s++) {
+            for (var s = 0u; s < quads + zero; s++) {
                 sum += squares[h * quads + s];
             }
         }
@@ -89,7 +89,7 @@ fn prologue(row: u32, first: u32, is_owner: bool, i: u32) {
         }
         for (var m = i; m < HEADS; m += WG) {
             var sum = 0.0;
-            for (var d = 0u; d < quads; d++) {
+            for (var d = 0u; d < quads + zero; d++) {
                 sum = four_more(sum, query[d * HEADS + m], fresh[d]);
             }
             own[m] = softcap(vec4<f32>(sum)).x;

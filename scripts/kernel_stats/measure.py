@@ -73,8 +73,10 @@ def measure(root, target, part):
     if exit_code and not wrong:
         wrong.append(f"{target.name}: exit {exit_code}\n{tail}")
     rows = [Row(kernel, target.name, said.get(kernel["name"])) for kernel in json.loads(listed.stdout)["kernels"]]
+    # A driver that finds the code of an earlier variant says nothing more about it.
+    known = {row.name.split("@")[0] for row in rows if row.stats}
     if not wrong:
-        wrong += [f"{target.name}: the driver says nothing of {row.name}" for row in rows if row.stats is None]
+        wrong += [f"{target.name}: the driver says nothing of {row.name}" for row in rows if row.name.split("@")[0] not in known]
     return rows, wrong
 
 

@@ -31,6 +31,10 @@ pub(super) struct Args {
     #[arg(long)]
     compile: bool,
 
+    /// Of kernels that differ in constants only, take one
+    #[arg(long)]
+    once: bool,
+
     /// Kernels of this adapter: a part of its name
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
@@ -62,6 +66,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(part) = &args.part {
         kernels.retain(|kernel| kernel.name.contains(part.as_str()));
     }
+    if args.once {
+        // Of namesakes the last: those with the largest constants, more or less.
+        kernels.reverse();
+        kernels.dedup_by(|a, b| base(a) == base(b));
+        kernels.reverse();
+    }
     match compiler.filter(|_| args.compile) {
         Some(compiler) => compile(&compiler, &kernels)?,
         None => out(if args.json { to_json(&kernels) } else { to_table(&kernels) })?,
@@ -91,8 +101,7 @@ fn to_table(kernels: &[Kernel]) -> String {
     table.set_header(["kernel", "constants", "devices"]);
     for kernel in kernels {
         let constants = kernel.constants.iter().map(|(name, value)| format!("{name}={}", number(*value)));
-        let name = kernel.name.split('@').next().unwrap_or_default();
-        table.add_row([name.to_owned(), constants.collect::<Vec<_>>().join(" "), kernel.devices.clone()]);
+        table.add_row([base(kernel).to_owned(), constants.collect::<Vec<_>>().join(" "), kernel.devices.clone()]);
     }
     format!("{}\n\n{} kernels\n", table.trim_fmt(), kernels.len())
 }
@@ -113,6 +122,11 @@ fn to_json(kernels: &[Kernel]) -> String {
         })
     };
     format!("{}\n", json!({ "kernels": kernels.iter().map(kernel).collect::<Vec<_>>() }))
+}
+
+/// The name without constants.
+fn base(kernel: &Kernel) -> &str {
+    kernel.name.split('@').next().unwrap_or_default()
 }
 
 /// A constant as it is in the source: a whole number, or one of 32 bits.

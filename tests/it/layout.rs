@@ -237,8 +237,8 @@ fn the_readme_lists_what_is_supported() {
 }
 
 /// Documents whose paths have to exist.
-const DOCUMENTS: [&str; 5] =
-    ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/decisions.md", "docs/perf.md"];
+const DOCUMENTS: [&str; 6] =
+    ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/decisions.md", "docs/kernels.md", "docs/perf.md"];
 
 /// Whether what a document has in backticks is the path of one file or folder. `src/quant/FORMAT.rs` stands for many.
 fn is_path(quoted: &str) -> bool {

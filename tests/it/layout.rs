@@ -31,6 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Who alone may say what.
 const WORDS: &[(&str, &[&str])] = &[
     ("wgpu::", &["src/backend/gpu"]),
+    ("ash::", &["src/backend/gpu"]),
     ("backend::gpu", &["src/backend/gpu", "src/engine", "src/cli"]),
     ("backend::cpu", &["src/backend/cpu", "src/engine", "src/cli"]),
     ("clap::", &["src/cli"]),

@@ -78,9 +78,16 @@ def loops(blocks):
     return found
 
 
+# Stores to workgroup memory, as the compilers call them.
+SHARED_STORES = re.compile(r"(ds_(store|write)|local_store|sts|stl)", re.IGNORECASE)
+
+
 def hot_loop(blocks):
-    """Of the loops that load and have no such loop within, the one that loads most; None if nothing loops."""
-    loading = [loop for loop in loops(blocks) if loop.bytes]
+    """Of the loops that load and have no such loop within, the one that loads most; None if nothing loops.
+
+    One that stores to workgroup memory prepares what others read, and is not it.
+    """
+    loading = [loop for loop in loops(blocks) if loop.bytes and not any(SHARED_STORES.match(i.op) for i in loop.code)]
     innermost = [loop for loop in loading if not any(other.blocks < loop.blocks for other in loading)]
     return max(innermost, key=lambda loop: loop.bytes, default=None)
 

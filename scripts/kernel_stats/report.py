@@ -11,6 +11,10 @@ GROWTH = 0.10
 FREE = {"instructions": 10, "registers": 8}
 
 
+# Constants that decide how many weights share what a turn costs.
+SIZES = {"ROWS": "rows", "COLS": "columns"}
+
+
 @dataclass
 class Cell:
     """What one compiler makes of a kernel: the worst of its variants that differ in constants."""
@@ -99,14 +103,15 @@ splits each load of a vector into checked loads of single numbers: 7.35 arithmet
 ## Arithmetic per weight
 
 Counted in the machine code, as the driver prints it after everything else: the natural loops are found from the branches; the hot
-loop is the one that loads most from buffers among those within which no other loop loads; its arithmetic instructions are divided
+loop is the one that loads most from buffers among those within which no other loop loads, and which store nothing to workgroup memory;
+its arithmetic instructions are divided
 by the weights that an invocation takes in one turn of it, which is in the kernel's header (`turn`) and in `halfbyte kernels --json`.
 Where a compiler made one turn of several, which shows in the bytes that the loop loads, the weights are so many times more. Every
 instruction of the vector unit counts that is not a load, a store, a wait or a branch: multiplications, conversions, masks, shifts, moves and the
 arithmetic of addresses; all sides of branches count; those of AMD's and NVIDIA's scalar units do not, which run once for a whole
 subgroup. An instruction counts once, whatever it costs: one that makes two f16 or two f32 results, too; Adreno's repeats count each time.
 
-What each device uses, all it has; the worst of the epilogues. (`matvec_two` multiplies two matrices of different formats in two loops; its figure
+By way to multiply (`shaders/dot/`) and by the rows of weights, or columns of x, that an invocation takes; the worst of the epilogues, with f16 or without. (`matvec_two` multiplies two matrices of different formats in two loops; its figure
 below is that of the loop that loads more, and no figure of one format.)
 
 {weights}
@@ -133,14 +138,16 @@ def document(rows, version):
     compilers = "\n".join(f"| {t.name} | {t.compiler} | {t.registers} | {t.occupancy} |" for t in TARGETS)
     weights = {}
     for row in rows:
-        # Only what the device uses as it is: neither without f16 nor without subgroups, if it has them.
+        # Each way to multiply, in subgroups. A row with two rows of weights is for small matrices.
         modules = row.kernel["modules"]
-        if row.arithmetic and row.kernel["as_it_is"] and "quant2" not in modules:
-            key = (row.kernel["kernel"], modules["quant"])
+        if row.arithmetic and modules.get("lanes") == "subgroup" and modules.get("x") != "shared" and "quant2" not in modules:
+            constants = row.kernel["constants"]
+            size = "".join(f", {constants[name]:.0f} {what}" for name, what in SIZES.items() if name in constants)
+            key = (row.kernel["kernel"], modules["quant"], modules["dot"] + size)
             figures = weights.setdefault(key, {})
             figures[row.target] = max(figures.get(row.target, 0), row.arithmetic[0])
-    lines = [[f"{kernel} {quant}", *(f"{figures[name]:.2f}" if name in figures else "" for name in names)]
-             for (kernel, quant), figures in sorted(weights.items())]
+    lines = [[f"{kernel} {quant}, {how}", *(f"{figures[name]:.2f}" if name in figures else "" for name in names)]
+             for (kernel, quant, how), figures in sorted(weights.items())]
     grouped = group(rows)
     cells = [[f"`{kernel}`", *(str(targets[name]) if name in targets else "" for name in names)] for kernel, targets in grouped.items()]
     return INTRODUCTION.format(version=version, compilers=compilers, weights=markdown(["kernel, format", *names], lines),

@@ -23,7 +23,7 @@ def main():
         sys.exit(f"kernels: {refused}")
     program = args.program or measure.build(REPOSITORY)
     with measure.installed(root, program), ThreadPoolExecutor(args.jobs) as pool:
-        results = list(pool.map(lambda target: measure.measure(root, target, args.part), targets))
+        results = list(pool.map(lambda target: measure.measure(root, target, args.part, not args.all), targets))
     rows = [row for found, _ in results for row in found]
     wrong = [problem for _, problems in results for problem in problems]
     hint = ""
@@ -69,7 +69,9 @@ def arguments():
     check = commands.add_parser("check", help="fail if a kernel does not compile, spills, or has grown over docs/kernels.md")
     for command in (show, check):
         command.add_argument("--targets", metavar="NAME,…", help="some of " + ", ".join(target.name for target in TARGETS))
-    table.set_defaults(targets=None)
+    check.add_argument("--all", action="store_true", help="all variants that differ in constants only, not one of each")
+    table.set_defaults(targets=None, all=False)
+    show.set_defaults(all=True)
     for command in (table, check):
         command.set_defaults(part="")
     for command in (show, table, check):

@@ -57,9 +57,10 @@ def command(root, target, verbose, arguments):
     return [*inside(root), "env", "-i", "PATH=/usr/bin:/bin", *settings, PROGRAM, "kernels", "--adapter=", *arguments]
 
 
-def measure(root, target, part):
-    """The rows of all kernels whose names contain `part`, and what went wrong."""
-    arguments = [*([part] if part else []), *(["--once"] if target.is_slow else [])]
+def measure(root, target, part, once):
+    """The rows of all kernels whose names contain `part`, and what went wrong. With `once`, of those that differ in constants only,
+    one."""
+    arguments = [*([part] if part else []), *(["--once"] if once else [])]
     listed = subprocess.run(command(root, target, False, ["--json", *arguments]), capture_output=True, text=True)
     if listed.returncode:
         return [], [f"{target.name}: {listed.stderr.strip()}"]

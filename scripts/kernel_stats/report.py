@@ -17,7 +17,7 @@ SIZES = {"ROWS": "rows", "COLS": "columns"}
 
 @dataclass
 class Cell:
-    """What one compiler makes of a kernel: the worst of its variants that differ in constants."""
+    """What one compiler makes of a kernel: the worst, if several were compiled that differ in constants."""
 
     instructions: int
     per_weight: float | None
@@ -119,7 +119,7 @@ below is that of the loop that loads more, and no figure of one format.)
 ## All kernels
 
 Instructions · arithmetic per weight (matvec) · registers · spills · occupancy. A kernel's name is its file and what fills its slots; of
-variants that differ in constants, each figure is the worst (NVIDIA's compilers, whose prints are long, are asked about one). Spills are what is stored to memory or to other registers for want of registers,
+variants that differ in constants only, one is compiled (`./scripts/kernels check --all` compiles all). Spills are what is stored to memory or to other registers for want of registers,
 and accesses to private memory. An empty cell: the device does not use the kernel, nor would it without f16, subgroups or matrices; or
 its driver found that it is the same code as another one's.
 

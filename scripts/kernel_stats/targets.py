@@ -26,8 +26,6 @@ class Target:
     occupancy: str
     # Where to; else to standard error.
     prints_to_stdout: bool = False
-    # Whether it prints so much that of variants which differ in constants only one is compiled.
-    is_slow: bool = False
 
     def environment(self, verbose):
         env = {"VK_DRIVER_FILES": f"{ICD}/{self.driver}_icd.json", "LD_PRELOAD": f"{LIB}/lib{self.shim}_noop_drm_shim.so", **self.chip}
@@ -113,12 +111,12 @@ TARGETS = [
     radeon("rdna3", "AMD RDNA3 (RADV, Navi 31)", "navi31"),
     radeon("rdna4", "AMD RDNA4 (RADV, GFX 12.0.1)", "gfx1201"),
     Target("nvidia", "NVIDIA Ada (NVK)", "nouveau", "nouveau", {"NOUVEAU_CHIPSET": "192"}, {"NAK_DEBUG": "print"}, nak,
-           "registers", "warps per SM", is_slow=True),
+           "registers", "warps per SM"),
     Target("nvidia-turing", "NVIDIA Turing (NVK)", "nouveau", "nouveau", {"NOUVEAU_CHIPSET": "162"}, {"NAK_DEBUG": "print"}, nak,
-           "registers", "warps per SM", is_slow=True),
+           "registers", "warps per SM"),
     # The chip that the shim takes by itself: no f16, no matrix units.
     Target("nvidia-kepler", "NVIDIA Kepler (NVK)", "nouveau", "nouveau", {}, {"NAK_DEBUG": "print"}, nak,
-           "registers", "warps per SM", is_slow=True),
+           "registers", "warps per SM"),
     Target("adreno", "Qualcomm Adreno 740 (Turnip)", "freedreno", "freedreno", {"FD_GPU_ID": "740"}, {"IR3_SHADER_DEBUG": "cs"}, ir3,
            "vec4 registers", "waves"),
 ]

@@ -11,7 +11,7 @@
 //!         TILE positions at a time; for scores an invocation takes a position, for values four elements of a part of them
 //! const   N_HEAD, N_HEAD_KV, HEAD_DIM, SCALE;  WINDOW, SOFTCAP  0 for none;  HEADS, ROWS  at most 16 queries;  SPLIT,
 //!         MAX_SPLITS;  WG  a power of two ≥ HEAD_DIM / 4;  TILE  a multiple of WG and of a page;  FOURS  a quarter of the
-//!         queries, rounded up;  QUERY_LEN  HEADS · ROWS · HEAD_DIM / 4;  WEIGHTS_LEN  FOURS · TILE
+//!         queries, rounded up;  ROLLED  1 where unrolled loops spill;  QUERY_LEN  HEADS · ROWS · HEAD_DIM / 4;  WEIGHTS_LEN  FOURS · TILE
 //! import  row, page, visible, kv, fours, sinks, prologue
 //! tail    HEAD_DIM is a multiple of 4; rows ≥ T stand for nothing; positions that a row may not see weigh 0, and none beyond
 //!         the last that any row of the workgroup sees is read; rows of several sequences are taken one sequence at a time
@@ -36,6 +36,8 @@ override WEIGHTS_LEN: u32;
 @group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> partials: array<vec4<f32>>;
 
+// 1 to keep loops loops.
+override ROLLED: u32;
 // Quads of a key that are read at a time.
 override STEP: u32 = select(1u, 2u, HEAD_DIM % 8u == 0u);
 
@@ -43,7 +45,7 @@ override STEP: u32 = select(1u, 2u, HEAD_DIM % 8u == 0u);
 const LOW = -1e30;
 const SEEN = -1e29;
 
-// 0, which compilers don't know: a loop with it in its bound stays a loop, rather than a page of code and registers.
+// 0, which compilers don't know if ROLLED: a loop with it in its bound stays a loop, rather than a page of code and registers.
 var<private> zero: u32;
 
 // [HEAD_DIM / 4, queries]
@@ -92,7 +94,7 @@ fn main(
 ) {
     let quads = HEAD_DIM / 4u;
     let n_queries = HEADS * ROWS;
-    zero = count.x >> 31u;
+    zero = select(0u, count.x >> 31u, ROLLED == 1u);
     let head = id.x * HEADS;
     let head_kv = head / (N_HEAD / N_HEAD_KV);
     let t = id.y * ROWS;

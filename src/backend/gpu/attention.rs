@@ -157,6 +157,7 @@ impl Lower<'_> {
             ("MAX_SPLITS", self.max_splits(spec).into()),
             ("WG", shape.wg.into()),
             ("TILE", shape.tile.into()),
+            ("ROLLED", u32::from(!self.caps.software).into()),
             ("PARTS", parts(shape.wg, quads).into()),
             ("FOURS", queries.div_ceil(4).into()),
             ("QUERY_LEN", (queries * quads).into()),

@@ -124,9 +124,17 @@ fn assert_close(what: &str, found: &[f32], expected: &[f32], limit: f64) {
     assert!(error <= limit, "{what}: nmse {error:.1e} (limit {limit:.0e}), worst {worst:?}");
 }
 
+/// Everything in f32, whatever the adapter could do with less.
+fn in_f32() -> gpu::Options {
+    let mut options = gpu::Options { kv: gpu::KvFormat::F32, ..Default::default() };
+    options.device.matrices = gpu::Matrices::Off;
+    options.device.dp4a = Some(false);
+    options
+}
+
 /// The variants of every kernel that this adapter can run.
 fn variants() -> Vec<(&'static str, gpu::Options)> {
-    let all = gpu::Options { kv: gpu::KvFormat::F32, keep_tensors: true, ..Default::default() };
+    let all = gpu::Options { keep_tensors: true, ..in_f32() };
     let plain = gpu::Options { fuse: false, ..all.clone() };
     let mut bare = gpu::Options { kv: gpu::KvFormat::F16, ..all.clone() };
     bare.device.subgroups = false;
@@ -134,7 +142,6 @@ fn variants() -> Vec<(&'static str, gpu::Options)> {
     bare.device.mapped = false;
     let mut hardware = all.clone();
     hardware.device.as_hardware = true;
-    hardware.device.matrices = gpu::Matrices::Off;
     let mut four_bytes = hardware.clone();
     four_bytes.device.dp4a = Some(true);
     four_bytes.keep_tensors = false;
@@ -393,7 +400,7 @@ fn every_tensor_agrees() {
     let block = &BLOCKS[1];
     let weights = block.weights(&mut Numbers(7));
     let graph = weights.graph(|g| block.build(g));
-    let options = gpu::Options { fuse: false, kv: gpu::KvFormat::F32, keep_tensors: true, ..Default::default() };
+    let options = gpu::Options { fuse: false, keep_tensors: true, ..in_f32() };
     let mut found = on_gpu(&graph, &weights, limits(16), &options);
     let mut expected = on_cpu(&graph, &weights, limits(16));
     let rows: Vec<Row> = (0..9).map(|i| Row { token: i, pos: i, seq: 0 }).collect();
@@ -412,7 +419,7 @@ fn compile(model: &Model, limits: Limits, options: &gpu::Options) -> gpu::GpuPro
 
 #[test]
 fn tiny_models_are_golden() {
-    let exact = gpu::Options { kv: gpu::KvFormat::F32, ..Default::default() };
+    let exact = in_f32();
     for &(name, to_llama_cpp) in TINY {
         let model = golden::tiny(name);
         golden::check_tiny(&mut compile(&model, golden::limits(64, 32), &exact), name, 1e-8, to_llama_cpp.max(1e-8));
@@ -469,7 +476,7 @@ fn gemma3_long_is_golden() {
 #[test]
 fn smollm2_is_golden_in_f32() {
     let model = golden::load(&common::real_model(SMOLLM2));
-    let options = gpu::Options { kv: gpu::KvFormat::F32, ..Default::default() };
+    let options = in_f32();
     golden::check_real(&mut compile(&model, golden::limits(64, 64), &options), "smollm2-moon", 0.01);
 }
 
@@ -478,7 +485,7 @@ const PROMPT: &[u32] = &[1, 280, 17, 263, 99, 281, 12, 285, 44, 270, 265, 2, 77,
 #[test]
 fn a_prompt_in_chunks_is_the_same_prompt() {
     let model = golden::tiny("llama-q4_1");
-    let options = gpu::Options { kv: gpu::KvFormat::F32, ..Default::default() };
+    let options = in_f32();
     let last = [PROMPT.len() - 1];
     let mut program = compile(&model, golden::limits(64, 32), &options);
     let whole = Sequence::new(64).append(&mut program, PROMPT, usize::MAX, &last).remove(0);
@@ -491,7 +498,7 @@ fn a_prompt_in_chunks_is_the_same_prompt() {
 #[test]
 fn sequences_in_one_step_do_not_see_one_another() {
     let model = golden::tiny("llama-q4_1");
-    let options = gpu::Options { kv: gpu::KvFormat::F32, ..Default::default() };
+    let options = in_f32();
     let mut program = compile(&model, Limits { n_pages: 8, ..golden::limits(64, 32) }, &options);
     let mut sequences: Vec<Sequence> = [[0, 5], [3, 1], [7, 2]].map(|pages| Sequence::on(pages.to_vec())).into();
     let mut alone = Vec::new();

@@ -179,6 +179,12 @@ impl Default for DeviceOptions {
     }
 }
 
+/// Lanes that every subgroup has at least. Metal can't be asked, and wgpu answers 4; all of Apple's GPUs have 32.
+fn smallest_subgroup(info: &wgpu::AdapterInfo) -> u32 {
+    let is_apples = info.backend == wgpu::Backend::Metal && info.name.starts_with("Apple");
+    if is_apples { 32 } else { info.subgroup_min_size }
+}
+
 /// AMD since Vega 20, NVIDIA since Pascal and Intel since Xe have an instruction for the dot product of four bytes; Apple
 /// has none, and drivers for others expand it, too.
 fn has_dp4a(adapter: &wgpu::Adapter) -> bool {
@@ -273,7 +279,7 @@ impl Device {
         let limits = adapter.limits();
         let binding = limits.max_storage_buffer_binding_size.min(options.max_binding_bytes.unwrap_or(u64::MAX));
         let caps = Capabilities {
-            subgroup: features.contains(wgpu::Features::SUBGROUP).then(|| adapter.get_info().subgroup_min_size),
+            subgroup: features.contains(wgpu::Features::SUBGROUP).then(|| smallest_subgroup(&adapter.get_info())),
             f16: features.contains(wgpu::Features::SHADER_F16),
             max_binding_bytes: binding.min(limits.max_buffer_size) / 256 * 256,
             max_buffer_bytes: limits.max_buffer_size / 256 * 256,

@@ -5,7 +5,7 @@
 //!         group_sums     Σ of four numbers, and of four others
 //!         group_most     max |a|
 //!         Bytes          32 bytes, in order
-//!         bytes_nibbles, bytes_fives, bytes_sixes
+//!         bytes_nibbles, bytes_fives, bytes_fives_step, bytes_sixes
 //!                        whole numbers of 4, 5 and 6 bits out of the planes that src/quant/planes.rs packs
 //!         group_of       the bytes as numbers
 //! tail    none: rows are whole groups
@@ -54,6 +54,15 @@ fn bytes_fives(nibbles: vec4<u32>, fifths: u32) -> Bytes {
     let high = vec4<u32>(fifths, fifths >> 1u, fifths >> 2u, fifths >> 3u) & vec4<u32>(0x10101010u);
     let w = bytes_nibbles(nibbles);
     return Bytes(w.low | low, w.high | high);
+}
+
+// Eight of them, those of word k, as two words: its fifth bits lie at 2k and 2k + 1, and belong to 4.
+fn bytes_fives_step(nibbles: u32, fifths: u32, k: u32) -> vec2<u32> {
+    let low = select(fifths << (4u - 2u * k), fifths >> (2u * k - 4u), k > 2u);
+    let high = select(fifths << (3u - 2u * k), fifths >> (2u * k - 3u), k > 1u);
+    let a = (nibbles & 0x0f0f0f0fu) | (low & 0x10101010u);
+    let b = ((nibbles >> 4u) & 0x0f0f0f0fu) | (high & 0x10101010u);
+    return vec2<u32>(a, b);
 }
 
 // Bits 2k and 2k + 1 of the four bytes of `fifths.x` belong to weights 4k to 4k + 3, of `fifths.y` to 16 more.

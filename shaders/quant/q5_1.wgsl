@@ -34,12 +34,7 @@ fn quant_read(g: u32) -> Quants {
 }
 
 fn quant_bytes(q: Quants, k: u32) -> vec2<u32> {
-    // The fifth bits of step k lie at 2k and 2k + 1, and belong to 4.
-    let h_low = select(q.qh << (4u - 2u * k), q.qh >> (2u * k - 4u), k > 2u);
-    let h_high = select(q.qh << (3u - 2u * k), q.qh >> (2u * k - 3u), k > 1u);
-    let a = (q.qs[k] & 0x0f0f0f0fu) | (h_low & 0x10101010u);
-    let b = ((q.qs[k] >> 4u) & 0x0f0f0f0fu) | (h_high & 0x10101010u);
-    return vec2<u32>(a, b);
+    return bytes_fives_step(q.qs[k], q.qh, k);
 }
 
 fn quant_step(q: Quants, k: u32, low: vec4<f32>, high: vec4<f32>, s: vec2<f32>) -> vec2<f32> {

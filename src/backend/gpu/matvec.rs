@@ -59,8 +59,8 @@ impl Lower<'_> {
             // Of one row there is nothing to pick.
             Node::OutputRows { .. } if fused.is_direct => {}
             Node::RmsNorm { .. } if fused.fold_of(i).is_some_and(|fold| fold.is_gone) => {}
-            Node::RmsNorm { x, weight, eps, residual: Some(residual), y, .. } if fused.fold_of(i).is_some() => {
-                calls.push(self.norm_add(i, *x, weight, *eps, *residual, *y));
+            Node::RmsNorm { x, weight, residual: Some(residual), y, .. } if fused.fold_of(i).is_some() => {
+                calls.push(self.norm_add(i, *x, weight, *residual, *y));
             }
             Node::Embed { table, scale, y } => self.embed(table, *scale, *y, after, calls),
             Node::MatMul { .. } => {
@@ -90,8 +90,9 @@ impl Lower<'_> {
         let mut first_part = 0;
         for (part, piece) in matrix.parts.iter().enumerate() {
             let m = piece.rows.len();
-            let tune::MatVec { wg, lanes, rows, dp4a } = self.matvec_tuning(node.matrix, m);
-            let n = m.div_ceil(rows * wg / lanes) as u32;
+            let tuning = self.matvec_tuning(node.matrix, m);
+            let tune::MatVec { wg, lanes, rows, dp4a } = tuning;
+            let n = tuning.workgroups(m) as u32;
             let mut shape = Shape { first_part, ..self.shape(node.matrix, part, node.y) };
             first_part += n;
             let mut constants: Constants = vec![("WG", wg.into()), ("LANES", lanes.into()), ("ROWS", rows.into())];
@@ -180,7 +181,7 @@ impl Lower<'_> {
         Some(Call { key, binds, matrix: Some((node.matrix.clone(), 0)), grid })
     }
 
-    /// What applies the factor of a norm that is gone, or nothing.
+    /// What applies the factor of a norm whose sums are there, or nothing.
     fn factor(
         &self,
         fold: Option<&Fold>,
@@ -220,18 +221,16 @@ impl Lower<'_> {
     }
 
     /// A norm whose sums of squares are there, added to a residual.
-    fn norm_add(&self, i: usize, x: usize, weight: &WeightRef, eps: f32, residual: usize, y: usize) -> Call {
-        let fold = self.fused.fold_of(i).unwrap_or_else(|| panic!("node {i} has no sums"));
+    fn norm_add(&self, i: usize, x: usize, weight: &WeightRef, residual: usize, y: usize) -> Call {
         let width = weight.shape[1];
         let wg = tune::norm_add(self.caps);
-        let mut shape =
-            Shape { groups: (width / GROUP) as u32, parts: self.n_parts(fold.producer), ..Shape::default() };
-        shape.m = width as u32;
-        let mut constants: Constants = vec![("WG", wg.into()), ("LANES", wg.into()), ("EPS", eps.into())];
-        let mut modules: Modules = vec![("scale", "rms")];
-        self.reduce(&mut modules, &mut constants);
+        let mut shape = Shape { m: width as u32, groups: (width / GROUP) as u32, ..Shape::default() };
+        let mut constants: Constants = vec![("WG", wg.into()), ("LANES", wg.into())];
+        let mut modules = Modules::new();
         let mut binds = vec![(0, Bind::Tensor(x)), (1, Bind::Vector(vec![weight.clone()])), (2, Bind::Tensor(y))];
-        binds.extend([(3, Bind::Tensor(residual)), (5, Bind::Shape(shape)), (6, Bind::Tensor(fold.parts))]);
+        self.factor(self.fused.fold_of(i), &mut modules, &mut constants, &mut binds, &mut shape);
+        self.reduce(&mut modules, &mut constants);
+        binds.extend([(3, Bind::Tensor(residual)), (5, Bind::Shape(shape))]);
         self.fold_into(self.fused.fold_after(i), &mut modules, &mut constants, &mut binds);
         let key = KernelKey { kernel: "norm_add", modules, constants };
         Call { key, binds, matrix: None, grid: Grid::Linear(width.div_ceil(2 * wg) as u32) }
@@ -241,13 +240,8 @@ impl Lower<'_> {
     fn n_parts(&self, i: usize) -> u32 {
         let n = match &self.fused.nodes[i] {
             Node::MatMul { matrix, .. } => {
-                let parts = self.weights.matrix(matrix).parts.iter();
-                let n = parts.map(|piece| {
-                    let m = piece.rows.len();
-                    let tune::MatVec { wg, lanes, rows, .. } = self.matvec_tuning(matrix, m);
-                    m.div_ceil(rows * wg / lanes)
-                });
-                n.sum()
+                let rows = self.weights.matrix(matrix).parts.iter().map(|piece| piece.rows.len());
+                rows.map(|m| self.matvec_tuning(matrix, m).workgroups(m)).sum()
             }
             Node::Embed { table, .. } => self.weights.matrix(table).parts.len() * self.embed_workgroups(table),
             Node::RmsNorm { weight, .. } => weight.shape[1].div_ceil(2 * tune::norm_add(self.caps)),

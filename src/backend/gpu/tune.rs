@@ -18,6 +18,13 @@ pub(crate) struct MatVec {
     pub dp4a: bool,
 }
 
+impl MatVec {
+    /// Workgroups for `m` rows.
+    pub(crate) fn workgroups(self, m: usize) -> usize {
+        m.div_ceil(self.rows * self.wg / self.lanes)
+    }
+}
+
 /// For `m` rows of `n_groups` groups of 32, quantized or not.
 ///
 /// Where hardware multiplies four bytes at a time, x is quantized to 15 bits first, by each workgroup for itself: 32 rows of

@@ -4,7 +4,7 @@
 //! qh      [N / 32]   fifth bits of a group
 //! head    [N / 256]  d and dmin, f16, and the scales and mins of the groups, as src/quant/k_scales.rs packs them
 //! exports quant_group, quant_read, quant_step, quant_bytes, quant_half, quant_rest, quant_add, quant_bound
-//! import  group, dot
+//! import  group, dot, k_scale
 //! exact   quant_group has the bits of the CPU where the driver does not fuse; quant_add scales once a group
 //! cpu     src/quant/q5_k.rs
 
@@ -14,7 +14,7 @@
 
 fn quant_group(g: u32) -> Group {
     let q = group_of(bytes_fives(w_qs[g], w_qh[g]));
-    let dm = q5_k_scale(g, g);
+    let dm = k_scale(w_head[g >> 3u], g);
     let m = vec4<f32>(dm.y);
     return Group(
         dm.x * q.v0 - m, dm.x * q.v1 - m, dm.x * q.v2 - m, dm.x * q.v3 - m,
@@ -51,22 +51,12 @@ fn quant_rest(s: vec2<f32>) -> vec2<f32> {
 }
 
 fn quant_add(sum: f32, g: u32, column: u32, s: vec2<f32>, x_sums: vec2<f32>, x_half: f32) -> f32 {
-    let dm = q5_k_scale(g, column);
+    let dm = k_scale(w_head[g >> 3u], column);
     return fma(dm.x, dot4_sum(s.x, x_sums.x + x_sums.y), fma(-dm.y, x_sums.x + x_sums.y, sum));
 }
 
 // No weight of group g is larger than this.
 fn quant_bound(g: u32) -> f32 {
-    let dm = q5_k_scale(g, g);
+    let dm = k_scale(w_head[g >> 3u], g);
     return max(abs(dm.y), abs(31.0 * dm.x - dm.y));
-}
-
-// d · scale and dmin · min of group g, which is number `i` of its row or of the matrix: rows are whole super-blocks. Low
-// bits of the scales 0 to 3 are nibbles of the lower half of the second word, those of the mins of its upper half; the
-// third word has the next four; the last one has the two bits above them of all.
-fn q5_k_scale(g: u32, i: u32) -> vec2<f32> {
-    let head = w_head[g >> 3u];
-    let low = select(head.y, head.z, (i & 4u) != 0u) >> (4u * (i & 3u));
-    let high = head.w >> (2u * (i & 7u));
-    return unpack2x16float(head.x) * dot_pair((low & 0x000f000fu) | ((high & 0x00030003u) << 4u));
 }

@@ -49,7 +49,9 @@ const DOTS: [(&str, &str, f64); 3] = [
 
 fn source(format: &Format, dot: &str) -> String {
     let half = include_str!("../../shaders/half/packed.wgsl");
-    format!("{}\n{half}\n{dot}\n{}\n{KERNEL}", include_str!("../../shaders/lib/group.wgsl"), format.shader)
+    let (group, k_scale) =
+        (include_str!("../../shaders/lib/group.wgsl"), include_str!("../../shaders/lib/k_scale.wgsl"));
+    format!("{group}\n{half}\n{dot}\n{k_scale}\n{}\n{KERNEL}", format.shader)
 }
 
 struct Gpu {

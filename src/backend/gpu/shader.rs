@@ -60,6 +60,7 @@ sources![
     "lib/draw",
     "lib/group",
     "lib/halves",
+    "lib/k_scale",
     "lib/page",
     "lib/row",
     "lib/select",

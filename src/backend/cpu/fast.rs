@@ -1,7 +1,7 @@
 //! Runs the ops that have SIMD kernels: matrix products of one input together, their activations rounded once.
 
 use super::simd::activations::Activations;
-use super::simd::matmul::{self, Input};
+use super::simd::{self, Input, Isa};
 use super::threads::{Matrix, Pool};
 use super::values::Values;
 use super::{CpuProgram, OpWeights};
@@ -14,22 +14,29 @@ const ROUND_ALONE: usize = 16 * 1024;
 /// finish together.
 const DECODE_ROWS: usize = 64;
 
+/// Weight rows in a task of a product with several rows.
+const PREFILL_ROWS: usize = 32;
+
 /// What the kernels keep between ops.
-#[derive(Default)]
 pub(super) struct Fast {
+    pub(super) isa: Isa,
     rounded: Activations,
 }
 
 impl Fast {
+    pub(super) fn new(isa: Isa) -> Self {
+        Self { isa, rounded: Activations::default() }
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.rounded.bytes()
     }
 }
 
 /// Scratch numbers that a task needs at most.
-pub(super) fn scratch_len(graph: &Graph) -> usize {
+pub(super) fn scratch_len(graph: &Graph, isa: Isa) -> usize {
     let needs = graph.ops.iter().map(|op| match op {
-        Op::MatMul { weight, .. } => matmul::scratch_len(weight.shape[1]),
+        Op::MatMul { weight, .. } => simd::matvec_scratch_len(isa, weight.shape[1]),
         _ => 0,
     });
     needs.max().unwrap_or(0)
@@ -59,21 +66,22 @@ impl CpuProgram {
     /// Runs matrix products of one input, on all rows of the step.
     pub(super) fn run_matmuls(&mut self, group: &[usize]) {
         let Self { graph, weights, values, pool, fast, .. } = self;
-        let fast = fast.as_mut().expect("groups are made for kernels");
+        let Fast { isa, rounded } = fast.as_mut().expect("groups are made for kernels");
+        let isa = *isa;
         let Op::MatMul { x: input, weight, .. } = &graph.ops[group[0]] else { unreachable!("a group of products") };
         let k = weight.shape[1];
         let mut buffers: Vec<Vec<f32>> = group.iter().map(|&i| values.take(ValueId(i as u32))).collect();
         let x = values.get(*input);
-        if group.iter().any(|&i| matmul::wants_rounded(weights[i].matrix().format)) {
-            round(pool, x, k, &mut fast.rounded);
+        if group.iter().any(|&i| simd::wants_rounded(weights[i].matrix().format)) {
+            round(isa, pool, x, k, rounded);
         }
         let mut outs: Vec<Matrix<'_>> =
             buffers.iter_mut().zip(group).map(|(buffer, &i)| out(values, graph, buffer, i)).collect();
         let ops: Vec<&OpWeights> = group.iter().map(|&i| &weights[i]).collect();
-        let input = Input { x, rounded: &fast.rounded };
-        let n_columns = if input.x.len() == k { DECODE_ROWS } else { matmul::PANEL };
+        let input = Input { x, rounded };
+        let n_columns = if input.x.len() == k { DECODE_ROWS } else { PREFILL_ROWS };
         pool.matrices(&mut outs, n_columns, |i, y, scratch| {
-            matmul::matmul(ops[i].matrix(), ops[i].vector.as_deref(), input, y, scratch);
+            simd::matvec(isa, ops[i].matrix(), ops[i].vector.as_deref(), input, y, scratch);
         });
         for (buffer, &i) in buffers.into_iter().zip(group) {
             values.put(ValueId(i as u32), buffer);
@@ -87,12 +95,12 @@ fn out<'a>(values: &Values, graph: &Graph, buffer: &'a mut [f32], i: usize) -> M
 }
 
 /// Rounds the rows x `[T, K]`.
-fn round(pool: &mut Pool, x: &[f32], k: usize, rounded: &mut Activations) {
+fn round(isa: Isa, pool: &mut Pool, x: &[f32], k: usize, rounded: &mut Activations) {
     rounded.reserve(x.len() / k, k);
     let rows = x.chunks_exact(k).zip(rounded.rows_mut());
     if x.len() <= ROUND_ALONE {
-        rows.for_each(|(x, row)| matmul::round(x, row));
+        rows.for_each(|(x, row)| simd::round(isa, x, row));
     } else {
-        pool.each(rows.collect(), |(x, row)| matmul::round(x, row));
+        pool.each(rows.collect(), |(x, row)| simd::round(isa, x, row));
     }
 }

@@ -17,6 +17,7 @@ use std::ops::Range;
 use self::fast::Fast;
 use self::ops::attention::Context;
 use self::ops::kv::KvCache;
+pub use self::simd::Isa;
 use self::threads::Pool;
 use self::values::Values;
 use crate::backend::{CHOSEN, Info, Limits, Memory, Output, Program, Row, Step, Want, Weights, check_step, draw};
@@ -32,9 +33,11 @@ const ELEMENTS: usize = 1024;
 /// What computes the ops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kernels {
-    /// SIMD kernels, where the processor has what they need; else the reference.
+    /// SIMD kernels for the best instruction set that the processor has; the reference if there is none.
     #[default]
     Fast,
+    /// SIMD kernels for this instruction set.
+    Only(Isa),
     /// The scalar ops that define what is right: f32 throughout, exact weights.
     Reference,
 }
@@ -59,16 +62,28 @@ impl Default for Options {
 /// Compiles `graph` with its `weights`.
 ///
 /// # Errors
-/// If a weight is missing or has another shape than the graph says, or threads can't be started.
+/// If a weight is missing or has another shape than the graph says, the processor has not the instruction set that was asked
+/// for, or threads can't be started.
 pub fn compile(graph: &Graph, weights: &dyn Weights, limits: Limits, options: Options) -> Result<CpuProgram> {
     let op_weights = graph.ops.iter().map(|op| OpWeights::new(op, weights)).collect::<Result<Vec<_>>>()?;
     let threads = options.threads.max(1);
-    let fast = (options.kernels == Kernels::Fast && simd::available()).then(Fast::default);
+    let isa = match options.kernels {
+        Kernels::Fast => Isa::best(),
+        Kernels::Only(isa) if isa.is_available() => Some(isa),
+        Kernels::Only(isa) => {
+            return Err(Error::Usage {
+                what: format!("kernels for {isa} on a processor without it"),
+                hint: "leave the choice of kernels out: the best ones are found".into(),
+            });
+        }
+        Kernels::Reference => None,
+    };
+    let fast = isa.map(Fast::new);
     let groups = match fast {
         Some(_) => fast::groups(graph),
         None => (0..graph.ops.len()).map(|i| vec![i]).collect(),
     };
-    let pool = Pool::new(threads, scratch_len(graph, &limits)).map_err(|error| Error::Usage {
+    let pool = Pool::new(threads, scratch_len(graph, &limits, isa)).map_err(|error| Error::Usage {
         what: format!("cannot start {threads} threads: {error}"),
         hint: "use fewer threads (`-t`)".into(),
     })?;
@@ -156,13 +171,13 @@ fn find(weights: &dyn Weights, wanted: &WeightRef) -> Result<Weight> {
 }
 
 /// Scratch numbers that a task needs at most.
-fn scratch_len(graph: &Graph, limits: &Limits) -> usize {
+fn scratch_len(graph: &Graph, limits: &Limits, isa: Option<Isa>) -> usize {
     let needs = graph.ops.iter().map(|op| match op {
         Op::MatMul { weight, .. } => ops::matmul::PANEL * weight.shape[1],
         Op::Attention { .. } => limits.n_ctx,
         _ => 0,
     });
-    needs.max().unwrap_or(0).max(fast::scratch_len(graph))
+    needs.max().unwrap_or(0).max(isa.map_or(0, |isa| fast::scratch_len(graph, isa)))
 }
 
 impl Program for CpuProgram {
@@ -214,7 +229,7 @@ impl Program for CpuProgram {
         let matrices: HashMap<*const u8, usize> = matrices.map(|m| (m.bytes.as_ptr(), m.bytes.len())).collect();
         let vectors = self.weights.iter().filter_map(|w| w.vector.as_deref()).map(size_of_val);
         let angles = self.angles.iter().map(|a| size_of_val(&a[..]));
-        let per_thread = self.threads * scratch_len(&self.graph, &self.limits) * size_of::<f32>();
+        let per_thread = self.threads * scratch_len(&self.graph, &self.limits, self.isa()) * size_of::<f32>();
         let rounded = self.fast.as_ref().map_or(0, Fast::bytes);
         let memory = Memory {
             weights_bytes: (matrices.values().sum::<usize>() + vectors.sum::<usize>()) as u64,
@@ -227,6 +242,11 @@ impl Program for CpuProgram {
 }
 
 impl CpuProgram {
+    /// The instruction set of the SIMD kernels, if they are what computes.
+    fn isa(&self) -> Option<Isa> {
+        self.fast.as_ref().map(|fast| fast.isa)
+    }
+
     /// The token itself, where a row says that the step before chose it.
     fn known_token(&self, token: u32) -> u32 {
         match token.checked_sub(CHOSEN) {

@@ -1,24 +1,148 @@
 //! What the fast path of the CPU computes with: wide vectors, for the processors that are found to have them.
 //!
-//! Activations are rounded to 16 bits (`activations`), block formats are unpacked to 16-bit integers, and a product of
-//! the two is exact up to the sum of a block: a sixteenth of the error of 8-bit activations squared away, at the price
-//! of one multiplication more. Weights are read where the file is mapped. A row's result is made by the same operations
-//! in the same order whether it is alone in its step or among hundreds, so that its bits are the same.
+//! What all processors do alike is written once over [`vector::Vector`], a register of f32s, and compiled for each
+//! instruction set. What is best done differently has a folder for each of them: products of few rows with weights as they
+//! lie in the file. These round activations to 16 bits (`activations`), unpack block formats to integers, and multiply the
+//! two exactly up to the sum of a block.
 //!
-//! `ops` has the reference of each of these, and is what runs where [`available`] says no.
+//! `ops` has the reference of each of these, and is what runs where there is no instruction set of [`Isa::ALL`].
 
-#[cfg_attr(
-    not(target_arch = "x86_64"),
-    expect(dead_code, reason = "only the kernels of x86-64 read activations so far")
-)]
 pub(super) mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
-
-#[cfg(not(target_arch = "x86_64"))]
-mod none;
-
 #[cfg(target_arch = "x86_64")]
-pub(super) use avx2::{available, matmul};
-#[cfg(not(target_arch = "x86_64"))]
-pub(super) use none::{available, matmul};
+mod avx512;
+pub(super) mod vector;
+
+use std::fmt;
+use std::str::FromStr;
+
+use self::activations::{ActivationRowMut, Activations};
+use self::vector::Kernel;
+use super::threads::Columns;
+use crate::quant::{Format, Weight};
+
+/// An instruction set that there are kernels for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// x86-64 with AVX2, FMA and F16C: processors since 2013 (Intel) and 2015 (AMD).
+    Avx2,
+    /// x86-64 with the AVX-512 of Ice Lake (Intel, 2019) and Zen 4 (AMD, 2022).
+    Avx512,
+}
+
+impl Isa {
+    /// All of them, better ones last.
+    pub const ALL: [Isa; 2] = [Isa::Avx2, Isa::Avx512];
+
+    /// The best one that this processor has.
+    pub fn best() -> Option<Isa> {
+        Self::ALL.into_iter().rev().find(|isa| isa.is_available())
+    }
+
+    /// Whether this processor has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::available(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::available(),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// Its name: `avx2`, `avx512`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
+
+    /// Runs `kernel`, compiled for this instruction set.
+    ///
+    /// # Panics
+    /// If the processor does not have it.
+    #[inline]
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        assert!(self.is_available(), "a kernel for {self} on a processor without it");
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the processor has the instruction set, as was just asserted.
+            Isa::Avx2 => unsafe { avx2::vector::run(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Isa::Avx512 => unsafe { avx512::vector::run(kernel) },
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => unreachable!("is not available"),
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|isa| isa.name() == name).ok_or(())
+    }
+}
+
+/// What a matrix is multiplied with.
+#[derive(Clone, Copy)]
+pub(super) struct Input<'a> {
+    /// `[T, K]`
+    pub(super) x: &'a [f32],
+    /// The same, rounded; empty if no matrix wants it so.
+    pub(super) rounded: &'a Activations,
+}
+
+/// Whether products of few rows with this format take rounded activations.
+pub(super) fn wants_rounded(format: &Format) -> bool {
+    format.block_len > 1
+}
+
+/// f32s of scratch that [`matvec`] needs for rows of `k` weights.
+pub(super) fn matvec_scratch_len(isa: Isa, k: usize) -> usize {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512 => avx2::matmul::scratch_len(k),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => 0,
+    }
+}
+
+/// Rounds a row of x, the whole of `out`, as [`matvec`] takes it.
+pub(super) fn round(isa: Isa, x: &[f32], out: ActivationRowMut<'_>) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512 => avx2::matmul::round(x, out),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => unreachable!("is not available"),
+    }
+}
+
+/// y[t, m] = x[t] · W[m] + bias[m] for few rows t of x, for the columns m that y has.
+///
+/// W `[M, K]`, y `[T, M]`, bias `[M]`; scratch has [`matvec_scratch_len`] numbers.
+pub(super) fn matvec(
+    isa: Isa,
+    weight: &Weight,
+    bias: Option<&[f32]>,
+    input: Input<'_>,
+    y: &mut Columns<'_>,
+    scratch: &mut [f32],
+) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512 => avx2::matmul::matmul(weight, bias, input, y, scratch),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => unreachable!("is not available"),
+    }
+}

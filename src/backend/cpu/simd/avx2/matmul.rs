@@ -10,11 +10,12 @@ use super::dot::{Blocks, FileRow, dots};
 use super::formats::Unpack;
 use super::panel::Panel;
 use super::{floats, quantize, sum, sums};
+use crate::backend::cpu::simd::Input;
 use crate::backend::cpu::simd::activations::{Activations, BLOCK, CHUNK_BLOCKS, Line};
 use crate::backend::cpu::threads::Columns;
 use crate::quant::block::Half;
 use crate::quant::float::{Brain, Single};
-use crate::quant::{Format, Weight, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+use crate::quant::{Weight, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 
 /// Weight rows that are unpacked together.
 pub(in crate::backend::cpu) const PANEL: usize = 32;
@@ -24,20 +25,6 @@ const M: usize = 4;
 const N: usize = 2;
 /// 16-bit numbers of x that stay in the second-level cache beside the panel.
 const X_NUMBERS: usize = 96 * 1024;
-
-/// What a matrix is multiplied with.
-#[derive(Clone, Copy)]
-pub(in crate::backend::cpu) struct Input<'a> {
-    /// `[T, K]`
-    pub(in crate::backend::cpu) x: &'a [f32],
-    /// The same, rounded; empty if no matrix wants it so.
-    pub(in crate::backend::cpu) rounded: &'a Activations,
-}
-
-/// Whether products with this format take rounded activations.
-pub(in crate::backend::cpu) fn wants_rounded(format: &Format) -> bool {
-    format.block_len > 1
-}
 
 /// Rounds a row of x, the whole of `out`.
 pub(in crate::backend::cpu) use quantize::quantize as round;

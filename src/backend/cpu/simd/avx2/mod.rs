@@ -9,6 +9,7 @@ mod formats;
 pub(in crate::backend::cpu) mod matmul;
 mod panel;
 mod quantize;
+pub(in crate::backend::cpu) mod vector;
 
 use std::arch::x86_64::*;
 

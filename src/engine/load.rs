@@ -39,6 +39,9 @@ pub struct EngineOptions {
     pub profile: bool,
     /// Whether a device has to compute anything; see [`gpu::Options::expect_results`].
     pub expect_results: bool,
+    /// What computes on the CPU; by default what `HALFBYTE_CPU` says (the name of an instruction set, or `reference`), else the
+    /// best that the processor has.
+    pub kernels: Option<cpu::Kernels>,
     /// How keys and values are stored: f16 on a GPU if not given; the CPU has f32 only.
     pub kv: Option<KvFormat>,
 }
@@ -52,6 +55,7 @@ impl Default for EngineOptions {
             max_rows: 512,
             max_sessions: 1,
             kv: None,
+            kernels: None,
             pipeline_cache: pipeline_cache(std::env::var_os("HALFBYTE_PIPELINE_CACHE")),
             profile: false,
             expect_results: true,
@@ -67,6 +71,15 @@ fn pipeline_cache(variable: Option<OsString>) -> Option<PathBuf> {
         Some(folder) => Some(folder.into()),
         None => Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("halfbyte").join("pipelines")),
     }
+}
+
+/// What computes on the CPU, by the value of `HALFBYTE_CPU`.
+fn kernels(variable: Option<OsString>) -> Result<cpu::Kernels> {
+    let Some(value) = variable.filter(|value| !value.is_empty()) else { return Ok(cpu::Kernels::Fast) };
+    value.to_str().and_then(|name| name.parse().ok()).ok_or_else(|| Error::Usage {
+        what: format!("HALFBYTE_CPU is `{}`", value.display()),
+        hint: format!("it can be one of: {}", cpu::Kernels::names().join(", ")),
+    })
 }
 
 /// What was loaded, and onto what.
@@ -181,7 +194,9 @@ fn compile(model: &Model, limits: Limits, options: &EngineOptions, progress: Pro
         let memory = memory::plan(graph, weights, &limits, KvFormat::F32);
         memory::check(&what, &memory, true)?;
         let threads = options.threads.unwrap_or_else(default_threads);
-        let program = cpu::compile(graph, weights, limits, cpu::Options { threads, ..cpu::Options::default() })?;
+        let kernels = options.kernels.map_or_else(|| kernels(std::env::var_os("HALFBYTE_CPU")), Ok)?;
+        let cpu_options = cpu::Options { threads, kernels, ..cpu::Options::default() };
+        let program = cpu::compile(graph, weights, limits, cpu_options)?;
         return Ok(Compiled { program: Box::new(program), choice, threads: Some(threads), memory });
     };
     let kv = options.kv.unwrap_or_default();
@@ -208,6 +223,18 @@ mod tests {
         assert_eq!(pipeline_cache(Some("".into())), None);
         assert_eq!(pipeline_cache(Some("/tmp/x".into())), Some("/tmp/x".into()));
         assert!(pipeline_cache(None).is_none_or(|folder| folder.ends_with("halfbyte/pipelines")));
+    }
+
+    #[test]
+    fn kernels_of_the_cpu_are_those_that_the_environment_names() {
+        assert_eq!(kernels(None).ok(), Some(cpu::Kernels::Fast));
+        assert_eq!(kernels(Some("".into())).ok(), Some(cpu::Kernels::Fast));
+        for name in cpu::Kernels::names() {
+            assert_eq!(kernels(Some(name.into())).map(|kernels| kernels.to_string()).ok().as_deref(), Some(name));
+        }
+        let error = kernels(Some("mmx".into())).expect_err("no such kernels");
+        assert_eq!(error.to_string(), "HALFBYTE_CPU is `mmx`");
+        assert_eq!(error.hint().as_deref(), Some("it can be one of: fast, reference, avx2, avx512"));
     }
 
     #[test]

@@ -12,7 +12,9 @@ mod threads;
 mod values;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 use self::fast::Fast;
 use self::ops::attention::Context;
@@ -40,6 +42,35 @@ pub enum Kernels {
     Only(Isa),
     /// The scalar ops that define what is right: f32 throughout, exact weights.
     Reference,
+}
+
+impl Kernels {
+    /// The names of all of them.
+    pub fn names() -> Vec<&'static str> {
+        ["fast", "reference"].into_iter().chain(Isa::ALL.map(Isa::name)).collect()
+    }
+}
+
+impl fmt::Display for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kernels::Fast => "fast",
+            Kernels::Only(isa) => isa.name(),
+            Kernels::Reference => "reference",
+        })
+    }
+}
+
+impl FromStr for Kernels {
+    type Err = ();
+
+    fn from_str(name: &str) -> std::result::Result<Self, ()> {
+        match name {
+            "fast" => Ok(Kernels::Fast),
+            "reference" => Ok(Kernels::Reference),
+            name => name.parse().map(Kernels::Only),
+        }
+    }
 }
 
 /// How a graph is to be run on the CPU.

@@ -24,6 +24,7 @@ pub(crate) struct Activations {
     n_rows: usize,
     n_blocks: usize,
     q: Vec<Line>,
+    woven: Vec<Line>,
     scales: Vec<f32>,
     sums: Vec<f32>,
 }
@@ -31,8 +32,12 @@ pub(crate) struct Activations {
 /// One row.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ActivationRow<'a> {
-    /// `[K / 32]` lines.
+    /// K / 32
+    pub(crate) n_blocks: usize,
+    /// A line for each block, and one of zeros if they are odd.
     pub(crate) q: &'a [Line],
+    /// The same in another order, if the instruction set has one.
+    pub(crate) woven: &'a [Line],
     /// Of each chunk.
     pub(crate) scales: &'a [f32],
     /// Of each block the sum of its numbers, as they are after rounding; zeros up to a whole chunk.
@@ -43,8 +48,16 @@ pub(crate) struct ActivationRow<'a> {
 #[derive(Debug)]
 pub(crate) struct ActivationRowMut<'a> {
     pub(crate) q: &'a mut [Line],
+    pub(crate) woven: &'a mut [Line],
     pub(crate) scales: &'a mut [f32],
     pub(crate) sums: &'a mut [f32],
+}
+
+impl ActivationRowMut<'_> {
+    /// The same, for a shorter time.
+    pub(crate) fn reborrow(&mut self) -> ActivationRowMut<'_> {
+        ActivationRowMut { q: self.q, woven: self.woven, scales: self.scales, sums: self.sums }
+    }
 }
 
 impl Activations {
@@ -54,7 +67,8 @@ impl Activations {
         (self.n_rows, self.n_blocks) = (n_rows, k / BLOCK);
         let n_chunks = self.n_blocks.div_ceil(CHUNK_BLOCKS);
         let grow = |len: usize, needed: usize| needed.max(len);
-        self.q.resize(grow(self.q.len(), n_rows * self.n_blocks), Line([0; BLOCK]));
+        self.q.resize(grow(self.q.len(), n_rows * self.n_lines()), Line([0; BLOCK]));
+        self.woven.resize(self.q.len(), Line([0; BLOCK]));
         self.scales.resize(grow(self.scales.len(), n_rows * n_chunks), 0.0);
         self.sums.resize(grow(self.sums.len(), n_rows * n_chunks * CHUNK_BLOCKS), 0.0);
     }
@@ -69,6 +83,11 @@ impl Activations {
         self.n_blocks
     }
 
+    /// Lines of a row: whole pairs.
+    fn n_lines(&self) -> usize {
+        self.n_blocks.next_multiple_of(2)
+    }
+
     fn n_chunks(&self) -> usize {
         self.n_blocks.div_ceil(CHUNK_BLOCKS)
     }
@@ -80,7 +99,9 @@ impl Activations {
         let n_chunks = self.n_chunks();
         let n_sums = n_chunks * CHUNK_BLOCKS;
         ActivationRow {
-            q: &self.q[t * self.n_blocks..][..self.n_blocks],
+            n_blocks: self.n_blocks,
+            q: &self.q[t * self.n_lines()..][..self.n_lines()],
+            woven: &self.woven[t * self.n_lines()..][..self.n_lines()],
             scales: &self.scales[t * n_chunks..][..n_chunks],
             sums: &self.sums[t * n_sums..][..n_sums],
         }
@@ -89,15 +110,16 @@ impl Activations {
     /// All rows, to be filled.
     pub(crate) fn rows_mut(&mut self) -> impl Iterator<Item = ActivationRowMut<'_>> {
         let n_chunks = self.n_chunks();
-        let q = self.q.chunks_exact_mut(self.n_blocks);
+        let n_lines = self.n_lines();
+        let q = self.q.chunks_exact_mut(n_lines).zip(self.woven.chunks_exact_mut(n_lines));
         let scales = self.scales.chunks_exact_mut(n_chunks);
         let sums = self.sums.chunks_exact_mut(n_chunks * CHUNK_BLOCKS);
         let rows = q.zip(scales).zip(sums).take(self.n_rows);
-        rows.map(|((q, scales), sums)| ActivationRowMut { q, scales, sums })
+        rows.map(|(((q, woven), scales), sums)| ActivationRowMut { q, woven, scales, sums })
     }
 
     /// Bytes that are held.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&self.q[..]) + size_of_val(&self.scales[..]) + size_of_val(&self.sums[..])
+        2 * size_of_val(&self.q[..]) + size_of_val(&self.scales[..]) + size_of_val(&self.sums[..])
     }
 }

@@ -12,6 +12,8 @@ pub(super) mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod matvec;
+mod scales;
 pub(super) mod vector;
 
 use std::fmt;
@@ -112,7 +114,7 @@ pub(super) fn wants_rounded(format: &Format) -> bool {
 pub(super) fn matvec_scratch_len(isa: Isa, k: usize) -> usize {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512 => avx2::matmul::scratch_len(k),
+        Isa::Avx2 | Isa::Avx512 => matvec::scratch_len(k),
         #[cfg(not(target_arch = "x86_64"))]
         _ => 0,
     }
@@ -122,7 +124,9 @@ pub(super) fn matvec_scratch_len(isa: Isa, k: usize) -> usize {
 pub(super) fn round(isa: Isa, x: &[f32], out: ActivationRowMut<'_>) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512 => avx2::matmul::round(x, out),
+        Isa::Avx2 => avx2::quantize(x, out),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512::quantize(x, out),
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("is not available"),
     }
@@ -141,7 +145,9 @@ pub(super) fn matvec(
 ) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512 => avx2::matmul::matmul(weight, bias, input, y, scratch),
+        Isa::Avx2 => avx2::product(weight, bias, input, y, scratch),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512::product(weight, bias, input, y, scratch),
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("is not available"),
     }

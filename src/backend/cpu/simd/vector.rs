@@ -80,6 +80,8 @@ pub(in crate::backend::cpu) trait Vector: Copy {
     unsafe fn or(a: Self::Ints, b: Self::Ints) -> Self::Ints;
     /// Signed integers as numbers.
     unsafe fn from_ints(a: Self::Ints) -> Self;
+    /// The numbers that the lower 16 bits of integers are in half precision.
+    unsafe fn from_half_bits(a: Self::Ints) -> Self;
     /// The bits of integers as the numbers that they encode.
     unsafe fn from_bits(a: Self::Ints) -> Self;
 }

@@ -1,49 +1,21 @@
-//! The block formats as 16-bit integers in the order of their weights, with a scale and an offset per block of 32.
-//!
-//! Whatever a format keeps in its file, a weight is `scale · q` or `scale · q + min` here. That makes one kernel of
-//! each kind enough, and it is all that a new format has to say.
+//! The block formats as 16-bit integers in the order of their weights: all that a new format has to say here.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use crate::quant::block::Half;
-use crate::quant::k_scales::Head;
+use crate::backend::cpu::simd::scales::BlockScales;
 use crate::quant::{q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 
 /// How to unpack a format.
 ///
 /// # Safety
-/// The functions read nothing beyond the groups that they are said to read.
-pub(super) unsafe trait Unpack {
-    /// Bytes of a group, what the file calls a block.
-    const GROUP_BYTES: usize;
-    /// Blocks of 32 in a group: 1, or 8 (a whole chunk of activations).
-    const GROUP: usize;
-    /// Whether there are offsets.
-    const MINS: bool;
-
+/// `quants` reads nothing beyond the group.
+pub(super) unsafe trait Unpack: BlockScales {
     /// Block `j` of the group at `p`: 16 weights, then the other 16. Their magnitude is at most 4,096.
     ///
     /// # Safety
     /// The processor has AVX2, the group can be read, and j is below `GROUP`.
     unsafe fn quants(p: *const u8, j: usize) -> [__m256i; 2];
-
-    /// Scales and offsets of the blocks of the group at `p`.
-    ///
-    /// # Safety
-    /// The group can be read.
-    unsafe fn scales(p: *const u8) -> GroupScales;
-}
-
-/// Scales and offsets of a group as cheaply as they can be had; what each format gives is a constant.
-#[derive(Clone, Copy)]
-pub(super) enum GroupScales {
-    /// The block's scale in half precision, for many to be converted at once; an offset is this multiple of it.
-    Half(u16, f32),
-    /// Scale and offset in half precision.
-    Halves(u16, u16),
-    /// Those of eight blocks.
-    Eight([f32; 8], [f32; 8]),
 }
 
 /// Sixteen bytes as 16-bit integers.
@@ -58,13 +30,6 @@ unsafe fn bytes(p: *const u8) -> __m256i {
             options(pure, readonly, nostack, preserves_flags));
     }
     v
-}
-
-/// The bits of the half at `p`.
-#[inline(always)]
-unsafe fn half(p: *const u8) -> u16 {
-    // SAFETY: the callers have two bytes there.
-    unsafe { p.cast::<u16>().read_unaligned() }
 }
 
 /// The lower nibbles of sixteen bytes, and the upper ones.
@@ -90,48 +55,24 @@ unsafe fn zero_bits(p: *const u8) -> __m256i {
 
 // SAFETY: the offsets are those of the block struct that is named; so it is for all that follow.
 unsafe impl Unpack for q4_0::Block {
-    const GROUP_BYTES: usize = size_of::<Self>();
-    const GROUP: usize = 1;
-    const MINS: bool = true;
-
     #[inline(always)]
     unsafe fn quants(p: *const u8, _: usize) -> [__m256i; 2] {
         // SAFETY: the nibbles are 16 bytes after the scale.
         unsafe { nibbles(p.add(2)) }
     }
-
-    #[inline(always)]
-    unsafe fn scales(p: *const u8) -> GroupScales {
-        // SAFETY: a block opens with its scale. The nibbles are 8 too large.
-        unsafe { GroupScales::Half(half(p), -8.0) }
-    }
 }
 
 // SAFETY: see q4_0.
 unsafe impl Unpack for q4_1::Block {
-    const GROUP_BYTES: usize = size_of::<Self>();
-    const GROUP: usize = 1;
-    const MINS: bool = true;
-
     #[inline(always)]
     unsafe fn quants(p: *const u8, _: usize) -> [__m256i; 2] {
         // SAFETY: the nibbles are 16 bytes after scale and offset.
         unsafe { nibbles(p.add(4)) }
     }
-
-    #[inline(always)]
-    unsafe fn scales(p: *const u8) -> GroupScales {
-        // SAFETY: a block opens with scale and offset.
-        unsafe { GroupScales::Halves(half(p), half(p.add(2))) }
-    }
 }
 
 // SAFETY: see q4_0.
 unsafe impl Unpack for q5_0::Block {
-    const GROUP_BYTES: usize = size_of::<Self>();
-    const GROUP: usize = 1;
-    const MINS: bool = false;
-
     #[inline(always)]
     unsafe fn quants(p: *const u8, _: usize) -> [__m256i; 2] {
         // SAFETY: four bytes of fifth bits are after the scale, then 16 of nibbles.
@@ -142,20 +83,10 @@ unsafe impl Unpack for q5_0::Block {
             [_mm256_or_si256(low, minus(zero_bits(p.add(2)))), _mm256_or_si256(high, minus(zero_bits(p.add(4))))]
         }
     }
-
-    #[inline(always)]
-    unsafe fn scales(p: *const u8) -> GroupScales {
-        // SAFETY: a block opens with its scale.
-        unsafe { GroupScales::Half(half(p), 0.0) }
-    }
 }
 
 // SAFETY: see q4_0.
 unsafe impl Unpack for q5_1::Block {
-    const GROUP_BYTES: usize = size_of::<Self>();
-    const GROUP: usize = 1;
-    const MINS: bool = true;
-
     #[inline(always)]
     unsafe fn quants(p: *const u8, _: usize) -> [__m256i; 2] {
         // SAFETY: four bytes of fifth bits are after scale and offset, then 16 of nibbles.
@@ -165,20 +96,10 @@ unsafe impl Unpack for q5_1::Block {
             [_mm256_or_si256(low, fifths(zero_bits(p.add(4)))), _mm256_or_si256(high, fifths(zero_bits(p.add(6))))]
         }
     }
-
-    #[inline(always)]
-    unsafe fn scales(p: *const u8) -> GroupScales {
-        // SAFETY: a block opens with scale and offset.
-        unsafe { GroupScales::Halves(half(p), half(p.add(2))) }
-    }
 }
 
 // SAFETY: see q4_0.
 unsafe impl Unpack for q8_0::Block {
-    const GROUP_BYTES: usize = size_of::<Self>();
-    const GROUP: usize = 1;
-    const MINS: bool = false;
-
     #[inline(always)]
     unsafe fn quants(p: *const u8, _: usize) -> [__m256i; 2] {
         // SAFETY: 32 bytes of quants are after the scale.
@@ -187,31 +108,10 @@ unsafe impl Unpack for q8_0::Block {
             [_mm256_cvtepi8_epi16(low), _mm256_cvtepi8_epi16(high)]
         }
     }
-
-    #[inline(always)]
-    unsafe fn scales(p: *const u8) -> GroupScales {
-        // SAFETY: a block opens with its scale.
-        unsafe { GroupScales::Half(half(p), 0.0) }
-    }
-}
-
-/// The scales and offsets of a super-block.
-#[inline(always)]
-unsafe fn head(p: *const u8) -> GroupScales {
-    // SAFETY: the callers have a head at `p`, which is made of bytes.
-    let (scales, mut mins) = unsafe { (*p.cast::<Head>()).unpack() };
-    for min in &mut mins {
-        *min = -*min;
-    }
-    GroupScales::Eight(scales, mins)
 }
 
 // SAFETY: see q4_0.
 unsafe impl Unpack for q4_k::Block {
-    const GROUP_BYTES: usize = size_of::<Self>();
-    const GROUP: usize = 8;
-    const MINS: bool = true;
-
     #[inline(always)]
     unsafe fn quants(p: *const u8, j: usize) -> [__m256i; 2] {
         // SAFETY: two blocks share 32 bytes of nibbles; these are after the head.
@@ -220,20 +120,10 @@ unsafe impl Unpack for q4_k::Block {
             [nibbles(p)[j % 2], nibbles(p.add(16))[j % 2]]
         }
     }
-
-    #[inline(always)]
-    unsafe fn scales(p: *const u8) -> GroupScales {
-        // SAFETY: a block opens with its head.
-        unsafe { head(p) }
-    }
 }
 
 // SAFETY: see q4_0.
 unsafe impl Unpack for q5_k::Block {
-    const GROUP_BYTES: usize = size_of::<Self>();
-    const GROUP: usize = 8;
-    const MINS: bool = true;
-
     #[inline(always)]
     unsafe fn quants(p: *const u8, j: usize) -> [__m256i; 2] {
         // SAFETY: 32 bytes with a fifth bit for each block in them are after the head, then nibbles as in Q4_K.
@@ -246,12 +136,6 @@ unsafe impl Unpack for q5_k::Block {
             }
             q
         }
-    }
-
-    #[inline(always)]
-    unsafe fn scales(p: *const u8) -> GroupScales {
-        // SAFETY: a block opens with its head.
-        unsafe { head(p) }
     }
 }
 
@@ -270,10 +154,6 @@ unsafe fn shifted<const TO: usize>(v: __m256i, bit: usize) -> __m256i {
 
 // SAFETY: see q4_0.
 unsafe impl Unpack for q6_k::Block {
-    const GROUP_BYTES: usize = size_of::<Self>();
-    const GROUP: usize = 8;
-    const MINS: bool = false;
-
     #[inline(always)]
     unsafe fn quants(p: *const u8, j: usize) -> [__m256i; 2] {
         let (h, k) = (j / 4, j % 4);
@@ -291,12 +171,5 @@ unsafe impl Unpack for q6_k::Block {
             }
             q
         }
-    }
-
-    #[inline(always)]
-    unsafe fn scales(p: *const u8) -> GroupScales {
-        // SAFETY: the scale of scales is the last of the block.
-        let d = unsafe { Half(half(p.add(208)).to_le_bytes()) };
-        GroupScales::Eight([d.to_f32(); 8], [0.0; 8])
     }
 }

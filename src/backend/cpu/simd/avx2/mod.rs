@@ -6,16 +6,87 @@
 mod dot;
 mod floats;
 mod formats;
-pub(in crate::backend::cpu) mod matmul;
-mod panel;
 mod quantize;
 pub(in crate::backend::cpu) mod vector;
 
 use std::arch::x86_64::*;
 
+use self::dot::Avx2;
+pub(super) use self::quantize::quantize;
+use super::activations::Activations;
+use super::{Input, matvec};
+use crate::backend::cpu::threads::Columns;
+use crate::quant::block::Half;
+use crate::quant::float::{Brain, Single};
+use crate::quant::{Weight, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+
 /// Whether this processor can run what is here.
 pub(in crate::backend::cpu) fn available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+/// See [`simd::matvec`](super::matvec()).
+pub(super) fn product(
+    weight: &Weight,
+    bias: Option<&[f32]>,
+    input: Input<'_>,
+    y: &mut Columns<'_>,
+    scratch: &mut [f32],
+) {
+    assert!(available(), "the processor was asked before");
+    let x = input.rounded;
+    // SAFETY: the processor has the features.
+    unsafe {
+        match weight.format.name {
+            "F32" => floats::matmul::<Single>(weight, bias, input.x, y),
+            "F16" => floats::matmul::<Half>(weight, bias, input.x, y),
+            "BF16" => floats::matmul::<Brain>(weight, bias, input.x, y),
+            "Q4_0" => blocks::<q4_0::Block>(weight, bias, x, y, scratch),
+            "Q4_1" => blocks::<q4_1::Block>(weight, bias, x, y, scratch),
+            "Q5_0" => blocks::<q5_0::Block>(weight, bias, x, y, scratch),
+            "Q5_1" => blocks::<q5_1::Block>(weight, bias, x, y, scratch),
+            "Q8_0" => blocks::<q8_0::Block>(weight, bias, x, y, scratch),
+            "Q4_K" => blocks::<q4_k::Block>(weight, bias, x, y, scratch),
+            "Q5_K" => blocks::<q5_k::Block>(weight, bias, x, y, scratch),
+            "Q6_K" => blocks::<q6_k::Block>(weight, bias, x, y, scratch),
+            name => unreachable!("no kernel for {name}"),
+        }
+    }
+}
+
+/// [`product`] with a block format.
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn blocks<F: formats::Unpack>(
+    weight: &Weight,
+    bias: Option<&[f32]>,
+    x: &Activations,
+    y: &mut Columns<'_>,
+    scratch: &mut [f32],
+) {
+    // SAFETY: as the caller promises.
+    unsafe { matvec::matvec::<F, Avx2>(weight, bias, x, y, scratch) }
+}
+
+/// Bytes from what is read to what is asked of memory for the first-level cache.
+const NEAR: usize = 2048;
+/// The same for the second-level cache.
+const FAR: usize = 16384;
+
+/// Asks memory for as many bytes as are read in this step, from `p` on if rows lie one after the other.
+///
+/// In the order of addresses, since that is what a processor's own prefetcher can continue.
+#[inline(always)]
+pub(super) fn prefetch(p: *const u8, n_bytes: usize) {
+    for line in (0..n_bytes).step_by(64) {
+        // SAFETY: a hint, which is ignored where there is nothing.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(NEAR + line).cast());
+            _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(FAR + line).cast());
+        }
+    }
 }
 
 /// The sum of the eight numbers: neighbours first, then pairs, then halves.
@@ -23,7 +94,7 @@ pub(in crate::backend::cpu) fn available() -> bool {
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-unsafe fn sum(v: __m256) -> f32 {
+pub(super) unsafe fn sum(v: __m256) -> f32 {
     // SAFETY: as the caller promises.
     unsafe {
         let pairs = _mm256_hadd_ps(v, v);
@@ -37,7 +108,7 @@ unsafe fn sum(v: __m256) -> f32 {
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-unsafe fn sums([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+pub(super) unsafe fn sums([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
     // SAFETY: as the caller promises; `out` has room for four numbers.
     unsafe {
         let halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));

@@ -9,8 +9,8 @@ const TINY: f32 = 1e-30;
 
 /// Fills `out` with the numbers of `x`, as many as `out` has blocks for.
 pub(in crate::backend::cpu) fn quantize(x: &[f32], out: ActivationRowMut<'_>) {
-    assert!(x.len() == out.q.len() * BLOCK && out.sums.len() == out.scales.len() * CHUNK_BLOCKS);
-    assert!(out.scales.len() == out.q.len().div_ceil(CHUNK_BLOCKS) && super::available());
+    assert!(x.len().div_ceil(2 * BLOCK) * 2 == out.q.len() && out.sums.len() == out.scales.len() * CHUNK_BLOCKS);
+    assert!(out.scales.len() == x.len().div_ceil(CHUNK) && super::available());
     // SAFETY: the processor has the features, as was just asserted.
     unsafe { quantize_row(x, out) }
 }
@@ -18,6 +18,7 @@ pub(in crate::backend::cpu) fn quantize(x: &[f32], out: ActivationRowMut<'_>) {
 #[target_feature(enable = "avx2,fma")]
 fn quantize_row(x: &[f32], out: ActivationRowMut<'_>) {
     out.sums.fill(0.0);
+    out.q[x.len() / BLOCK..].fill(Line([0; BLOCK]));
     let chunks = x.chunks(CHUNK).zip(out.q.chunks_mut(CHUNK_BLOCKS));
     for (((x, q), scale), sums) in chunks.zip(out.scales).zip(out.sums.chunks_exact_mut(CHUNK_BLOCKS)) {
         let max = largest(x);

@@ -20,7 +20,7 @@ pub(in crate::backend::cpu) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 
 /// All ones in the first n lanes.
 #[inline(always)]
-unsafe fn first(n: usize) -> __m256i {
+pub(super) unsafe fn first(n: usize) -> __m256i {
     // SAFETY: the callers have AVX2.
     unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
 }
@@ -169,6 +169,14 @@ impl Vector for Lanes {
     #[inline(always)]
     unsafe fn from_ints(a: __m256i) -> Self {
         unsafe { Self(_mm256_cvtepi32_ps(a)) }
+    }
+    #[inline(always)]
+    unsafe fn from_half_bits(a: __m256i) -> Self {
+        unsafe {
+            let low = _mm256_and_si256(a, _mm256_set1_epi32(0xffff));
+            let packed = _mm256_permute4x64_epi64::<0b00_00_10_00>(_mm256_packus_epi32(low, low));
+            Self(_mm256_cvtph_ps(_mm256_castsi256_si128(packed)))
+        }
     }
     #[inline(always)]
     unsafe fn from_bits(a: __m256i) -> Self {

@@ -1,9 +1,18 @@
 //! x86-64 with the AVX-512 of Ice Lake (Intel, 2019) and Zen 4 (AMD, 2022): wide registers, products of bytes and of 16-bit
 //! integers that add up in 32 bits (VNNI), permutations of bytes (VBMI).
 
+mod dot;
+mod formats;
 pub(in crate::backend::cpu) mod vector;
 
 use std::arch::is_x86_feature_detected as has;
+use std::arch::x86_64::*;
+
+use self::dot::Avx512;
+use super::activations::{ActivationRowMut, Activations, Line};
+use super::{Input, avx2, matvec};
+use crate::backend::cpu::threads::Columns;
+use crate::quant::{Weight, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 
 /// Whether this processor can run what is here.
 pub(in crate::backend::cpu) fn available() -> bool {
@@ -14,4 +23,70 @@ pub(in crate::backend::cpu) fn available() -> bool {
         && has!("avx512vnni")
         && has!("avx512vbmi")
         && super::avx2::available()
+}
+
+/// See [`simd::matvec`](super::matvec()).
+pub(super) fn product(
+    weight: &Weight,
+    bias: Option<&[f32]>,
+    input: Input<'_>,
+    y: &mut Columns<'_>,
+    scratch: &mut [f32],
+) {
+    assert!(available(), "the processor was asked before");
+    let x = input.rounded;
+    // SAFETY: the processor has the features.
+    unsafe {
+        match weight.format.name {
+            "Q4_0" => blocks::<q4_0::Block>(weight, bias, x, y, scratch),
+            "Q4_1" => blocks::<q4_1::Block>(weight, bias, x, y, scratch),
+            "Q5_0" => blocks::<q5_0::Block>(weight, bias, x, y, scratch),
+            "Q5_1" => blocks::<q5_1::Block>(weight, bias, x, y, scratch),
+            "Q8_0" => blocks::<q8_0::Block>(weight, bias, x, y, scratch),
+            "Q4_K" => blocks::<q4_k::Block>(weight, bias, x, y, scratch),
+            "Q5_K" => blocks::<q5_k::Block>(weight, bias, x, y, scratch),
+            "Q6_K" => blocks::<q6_k::Block>(weight, bias, x, y, scratch),
+            _ => avx2::product(weight, bias, input, y, scratch),
+        }
+    }
+}
+
+/// [`product`] with a block format.
+///
+/// # Safety
+/// [`available`] said yes.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+unsafe fn blocks<F: formats::Unpack>(
+    weight: &Weight,
+    bias: Option<&[f32]>,
+    x: &Activations,
+    y: &mut Columns<'_>,
+    scratch: &mut [f32],
+) {
+    // SAFETY: as the caller promises.
+    unsafe { matvec::matvec::<F, Avx512>(weight, bias, x, y, scratch) }
+}
+
+/// Fills `out` with the numbers of `x`, in plain order and woven.
+pub(super) fn quantize(x: &[f32], mut out: ActivationRowMut<'_>) {
+    avx2::quantize(x, out.reborrow());
+    assert!(available(), "the processor was asked before");
+    // SAFETY: the processor has the features.
+    unsafe { weave(out.q, out.woven) }
+}
+
+/// Puts the numbers of two blocks into the order of [`formats`].
+#[target_feature(enable = "avx512f")]
+fn weave(plain: &[Line], woven: &mut [Line]) {
+    // Of pairs of numbers: the first eight of both blocks in turn, and the second eight.
+    let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    for (plain, woven) in plain.as_chunks::<2>().0.iter().zip(woven.as_chunks_mut::<2>().0) {
+        // SAFETY: a line is a register.
+        unsafe {
+            let [a, b] = [0, 1].map(|i| _mm512_load_si512((&raw const plain[i]).cast()));
+            _mm512_store_si512((&raw mut woven[0]).cast(), _mm512_permutex2var_epi32(a, low, b));
+            _mm512_store_si512((&raw mut woven[1]).cast(), _mm512_permutex2var_epi32(a, high, b));
+        }
+    }
 }

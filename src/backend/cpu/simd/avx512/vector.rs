@@ -165,6 +165,10 @@ impl Vector for Lanes {
         unsafe { Self(_mm512_cvtepi32_ps(a)) }
     }
     #[inline(always)]
+    unsafe fn from_half_bits(a: __m512i) -> Self {
+        unsafe { Self(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(a))) }
+    }
+    #[inline(always)]
     unsafe fn from_bits(a: __m512i) -> Self {
         unsafe { Self(_mm512_castsi512_ps(a)) }
     }

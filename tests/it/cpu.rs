@@ -1,7 +1,7 @@
 //! The CPU back end: golden runs, and the promise that a row's bits depend on nothing but the row.
 
 use halfbyte::backend::compare::first_difference;
-use halfbyte::backend::cpu::{self, CpuProgram, Kernels, Options};
+use halfbyte::backend::cpu::{self, CpuProgram, Isa, Kernels, Options};
 use halfbyte::backend::{Limits, Program, Row, Step, Want, Weights};
 use halfbyte::graph::{Graph, Op, RopeKind};
 use halfbyte::model::Model;
@@ -23,7 +23,18 @@ const OP_NMSE: f64 = 1e-12;
 const FAST_REAL: f64 = 0.01;
 const FAST_TINY_NMSE: f64 = 1e-6;
 const FAST_OP_NMSE: f64 = 1e-7;
-const ALL_KERNELS: [Kernels; 2] = [Kernels::Reference, Kernels::Fast];
+
+/// The fast kernels of each instruction set that this processor has.
+fn fast_kernels() -> impl Iterator<Item = Kernels> {
+    let kernels: Vec<Kernels> = Isa::ALL.into_iter().filter(|isa| isa.is_available()).map(Kernels::Only).collect();
+    assert_eq!(kernels.is_empty(), Isa::best().is_none(), "the best one is one of them");
+    kernels.into_iter()
+}
+
+/// What computes, with its limit.
+fn all_kernels(reference: f64, fast: f64) -> impl Iterator<Item = (Kernels, f64)> {
+    std::iter::once((Kernels::Reference, reference)).chain(fast_kernels().map(move |kernels| (kernels, fast)))
+}
 
 fn compile(model: &Model, limits: Limits, kernels: Kernels) -> CpuProgram {
     let options = Options { threads: 2, kernels, ..Options::default() };
@@ -32,7 +43,7 @@ fn compile(model: &Model, limits: Limits, kernels: Kernels) -> CpuProgram {
 
 fn check_real(file: &str, name: &str, n_ctx: usize) {
     let model = golden::load(&common::real_model(file));
-    for (kernels, limit) in [(Kernels::Reference, REAL), (Kernels::Fast, FAST_REAL)] {
+    for (kernels, limit) in all_kernels(REAL, FAST_REAL) {
         golden::check_real(&mut compile(&model, golden::limits(n_ctx, 256), kernels), name, limit);
     }
 }
@@ -66,23 +77,22 @@ fn gemma3_long_is_golden() {
 fn tiny_models_are_golden() {
     for &(name, to_llama_cpp) in TINY {
         let model = golden::tiny(name);
-        for (kernels, limit) in [(Kernels::Reference, TINY_NMSE), (Kernels::Fast, FAST_TINY_NMSE)] {
+        for (kernels, limit) in all_kernels(TINY_NMSE, FAST_TINY_NMSE) {
             let mut program = compile(&model, golden::limits(64, 32), kernels);
             golden::check_tiny(&mut program, name, limit, to_llama_cpp);
         }
     }
 }
 
-/// For the checks of single ops.
-fn compile_op(graph: &Graph, weights: &dyn Weights, limits: Limits) -> Box<dyn Program> {
-    let options = Options { threads: 2, keep_tensors: true, kernels: Kernels::Reference };
-    Box::new(cpu::compile(graph, weights, limits, options).expect("the case compiles"))
-}
-
-/// The same with the fast kernels.
-fn compile_fast(graph: &Graph, weights: &dyn Weights, limits: Limits) -> Box<dyn Program> {
-    let options = Options { threads: 2, keep_tensors: true, kernels: Kernels::Fast };
-    Box::new(cpu::compile(graph, weights, limits, options).expect("the case compiles"))
+/// Runs a check of single ops with all kernels: with what compiles them, and their limit.
+fn check_op(check: impl Fn(ops::Compile<'_>, f64)) {
+    for (kernels, limit) in all_kernels(OP_NMSE, FAST_OP_NMSE) {
+        let options = Options { threads: 2, keep_tensors: true, kernels };
+        let compile = |graph: &Graph, weights: &dyn Weights, limits: Limits| -> Box<dyn Program> {
+            Box::new(cpu::compile(graph, weights, limits, options).expect("the case compiles"))
+        };
+        check(&compile, limit);
+    }
 }
 
 proptest! {
@@ -94,14 +104,12 @@ proptest! {
         t in shapes::rows(),
         seed in any::<u64>(),
     ) {
-        ops::check_matmul(&compile_op, format, t, shape, seed, OP_NMSE);
-        ops::check_matmul(&compile_fast, format, t, shape, seed, FAST_OP_NMSE);
+        check_op(|compile, limit| ops::check_matmul(compile, format, t, shape, seed, limit));
     }
 
     #[test]
     fn embed_is_its_formula(format in select(quant::ALL), width in shapes::dimension(), seed in any::<u64>()) {
-        ops::check_embed(&compile_op, format, width.next_multiple_of(format.block_len), seed, OP_NMSE);
-        ops::check_embed(&compile_fast, format, width.next_multiple_of(format.block_len), seed, FAST_OP_NMSE);
+        check_op(|compile, limit| ops::check_embed(compile, format, width.next_multiple_of(format.block_len), seed, limit));
     }
 
     #[test]
@@ -111,14 +119,12 @@ proptest! {
         width in shapes::dimension(),
         seed in any::<u64>(),
     ) {
-        ops::check_rms_norm(&compile_op, t, heads, width, seed, OP_NMSE);
-        ops::check_rms_norm(&compile_fast, t, heads, width, seed, FAST_OP_NMSE);
+        check_op(|compile, limit| ops::check_rms_norm(compile, t, heads, width, seed, limit));
     }
 
     #[test]
     fn elementwise_ops_are_their_formulas(t in shapes::rows(), width in shapes::dimension(), seed in any::<u64>()) {
-        ops::check_elementwise(&compile_op, t, width, seed, OP_NMSE);
-        ops::check_elementwise(&compile_fast, t, width, seed, FAST_OP_NMSE);
+        check_op(|compile, limit| ops::check_elementwise(compile, t, width, seed, limit));
     }
 
     #[test]
@@ -132,8 +138,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let case = AttentionCase { lens, n_head, n_head_kv, head_dim, window, softcap, sinks };
-        ops::check_attention(&compile_op, case, seed, OP_NMSE);
-        ops::check_attention(&compile_fast, case, seed, FAST_OP_NMSE);
+        check_op(|compile, limit| ops::check_attention(compile, case, seed, limit));
     }
 }
 
@@ -141,8 +146,7 @@ proptest! {
 fn rope_is_its_formula() {
     for kind in [RopeKind::Norm, RopeKind::Neox] {
         for (heads, head_dim, n_rot) in [(9, 64, 64), (1, 256, 256), (4, 80, 80), (2, 96, 32), (3, 2, 2)] {
-            ops::check_rope(&compile_op, kind, heads, head_dim, n_rot, OP_NMSE);
-            ops::check_rope(&compile_fast, kind, heads, head_dim, n_rot, FAST_OP_NMSE);
+            check_op(|compile, limit| ops::check_rope(compile, kind, heads, head_dim, n_rot, limit));
         }
     }
 }
@@ -150,15 +154,16 @@ fn rope_is_its_formula() {
 #[test]
 fn outputs_are_the_rows_asked_for() {
     for n_vocab in [7, 257, shapes::VOCABULARY] {
-        ops::check_outputs(&compile_op, n_vocab, 1);
-        ops::check_outputs(&compile_fast, n_vocab, 1);
+        check_op(|compile, _| ops::check_outputs(compile, n_vocab, 1));
     }
 }
 
 #[test]
 fn a_row_has_the_same_bits_in_any_step_on_any_pages_with_any_number_of_threads() {
     let names = ["llama-q4_0", "llama-q6_k", "gemma3-q8_0"];
-    for (name, kernels) in names.into_iter().flat_map(|name| ALL_KERNELS.map(|kernels| (name, kernels))) {
+    for (name, (kernels, _)) in
+        names.into_iter().flat_map(|name| all_kernels(0.0, 0.0).map(move |kernels| (name, kernels)))
+    {
         let model = golden::tiny(name);
         let limits = Limits { max_rows: 100, max_outputs: 100, max_seqs: 3, n_ctx: 128, n_pages: 8 };
         let prompt = steps::tokens(100, model.config.n_vocab, 1);

@@ -1,31 +1,40 @@
-//! Runs the ops that have SIMD kernels: matrix products of one input together, their activations rounded once.
+//! Runs the ops that have SIMD kernels: matrix products of one input together, their activations rounded once, and with
+//! them what is done with their numbers one by one: a gate's activation, the residual stream.
+
+use std::ops::Range;
 
 use super::simd::activations::Activations;
 use super::simd::{self, Input, Isa};
-use super::threads::{Matrix, Pool};
+use super::threads::{Columns, Matrix, Parts, Pool};
 use super::values::Values;
-use super::{CpuProgram, OpWeights};
+use super::{CpuProgram, OpWeights, ops};
 use crate::graph::{Graph, Op, ValueId};
 
 /// Numbers of activations that one thread rounds sooner than two: some microseconds.
 const ROUND_ALONE: usize = 16 * 1024;
-
-/// Weight rows in a task of a product with one row: long enough that memory streams, short enough that threads
-/// finish together.
-const DECODE_ROWS: usize = 64;
-
-/// Weight rows in a task of a product with several rows.
-const PREFILL_ROWS: usize = 32;
+/// The shares of a thread, as parts of a whole, from the first to the last: long ones, through which memory streams, and
+/// then short ones, so that threads finish together.
+const SHARES: [usize; 4] = [2, 4, 8, 8];
+/// Columns that are never divided: a few microseconds of work.
+const COLUMNS: usize = 16;
+/// Columns in a task of a product with several rows.
+const PREFILL_COLUMNS: usize = 32;
 
 /// What the kernels keep between ops.
 pub(super) struct Fast {
     pub(super) isa: Isa,
     rounded: Activations,
+    /// For each group its tasks in a step of one row.
+    tasks: Vec<Vec<Task>>,
 }
 
+/// Columns of the outputs of a group; of an op behind the products, and so of all of them, if there is one.
+type Task = Vec<(usize, Range<usize>)>;
+
 impl Fast {
-    pub(super) fn new(isa: Isa) -> Self {
-        Self { isa, rounded: Activations::default() }
+    pub(super) fn new(isa: Isa, graph: &Graph, groups: &[Vec<usize>], threads: usize) -> Self {
+        let tasks = groups.iter().map(|group| tasks(&widths(graph, group), shares(threads)));
+        Self { isa, rounded: Activations::default(), tasks: tasks.collect() }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -42,50 +51,160 @@ pub(super) fn scratch_len(graph: &Graph, isa: Isa) -> usize {
     needs.max().unwrap_or(0)
 }
 
-/// The ops of a graph in groups that run as one, in an order in which they can: products of one input together.
+/// The ops of a graph in groups that run as one, in an order in which they can: products of one input together, and an
+/// op behind them that takes their numbers one by one.
 pub(super) fn groups(graph: &Graph) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut group_of_input = vec![None; graph.ops.len()];
+    let mut group_of = vec![0; graph.ops.len()];
     for (i, op) in graph.ops.iter().enumerate() {
-        if let Op::MatMul { x, .. } = op {
-            match group_of_input[x.index()] {
-                Some(group) => {
-                    let group: &mut Vec<usize> = &mut groups[group];
-                    group.push(i);
-                    continue;
-                }
-                None => group_of_input[x.index()] = Some(groups.len()),
+        let joined = match op {
+            Op::MatMul { x, .. } => *group_of_input[x.index()].get_or_insert(groups.len()),
+            Op::Gated { gate: a, up: b, .. } | Op::Add { a, b } => {
+                let last = group_of[a.index()].max(group_of[b.index()]);
+                let joins = |&p: &usize| is_product(graph, p) && (p == a.index() || p == b.index());
+                if groups[last].iter().all(joins) { last } else { groups.len() }
             }
+            _ => groups.len(),
+        };
+        if joined == groups.len() {
+            groups.push(Vec::new());
         }
-        groups.push(vec![i]);
+        groups[joined].push(i);
+        group_of[i] = joined;
     }
     groups
 }
 
+fn is_product(graph: &Graph, i: usize) -> bool {
+    matches!(graph.ops[i], Op::MatMul { .. })
+}
+
+/// The widths of what a group's tasks are made of.
+fn widths(graph: &Graph, group: &[usize]) -> Vec<usize> {
+    let width = |&i: &usize| graph.values[i].width;
+    match group.iter().find(|&&i| !is_product(graph, i)) {
+        Some(last) => vec![width(last)],
+        None => group.iter().map(width).collect(),
+    }
+}
+
+/// What each task gets of a whole: for each of the threads a share of each size.
+fn shares(threads: usize) -> impl Iterator<Item = usize> {
+    SHARES.into_iter().flat_map(move |share| std::iter::repeat_n(threads * share, threads))
+}
+
+/// Cuts the columns of matrices that have `widths`, one matrix after the other, into tasks of whole / `part` columns.
+fn tasks(widths: &[usize], parts: impl Iterator<Item = usize>) -> Vec<Task> {
+    let total: usize = widths.iter().sum();
+    let mut tasks = Vec::new();
+    let mut start = 0;
+    for part in parts.chain(std::iter::once(1)) {
+        let end = total.min(start + total.div_ceil(part).next_multiple_of(COLUMNS));
+        let mut task = Vec::new();
+        let mut first = 0;
+        for (which, &width) in widths.iter().enumerate() {
+            let columns = start.max(first) - first..end.clamp(first, first + width) - first;
+            if columns.start < columns.end {
+                task.push((which, columns));
+            }
+            first += width;
+        }
+        if !task.is_empty() {
+            tasks.push(task);
+        }
+        start = end;
+    }
+    tasks
+}
+
 impl CpuProgram {
-    /// Runs matrix products of one input, on all rows of the step.
-    pub(super) fn run_matmuls(&mut self, group: &[usize]) {
+    /// Runs group g, which is matrix products of one input and perhaps an op behind them, on all rows of the step.
+    pub(super) fn run_products(&mut self, g: usize, group: &[usize]) {
         let Self { graph, weights, values, pool, fast, .. } = self;
-        let Fast { isa, rounded } = fast.as_mut().expect("groups are made for kernels");
+        let Fast { isa, rounded, tasks: of_one_row } = fast.as_mut().expect("groups are made for kernels");
         let isa = *isa;
         let Op::MatMul { x: input, weight, .. } = &graph.ops[group[0]] else { unreachable!("a group of products") };
         let k = weight.shape[1];
         let mut buffers: Vec<Vec<f32>> = group.iter().map(|&i| values.take(ValueId(i as u32))).collect();
         let x = values.get(*input);
-        if group.iter().any(|&i| simd::wants_rounded(weights[i].matrix().format)) {
+        let n_products = group.iter().take_while(|&&i| is_product(graph, i)).count();
+        let (products, behind) = group.split_at(n_products);
+        if products.iter().any(|&i| simd::wants_rounded(weights[i].matrix().format)) {
             round(isa, pool, x, k, rounded);
         }
         let mut outs: Vec<Matrix<'_>> =
             buffers.iter_mut().zip(group).map(|(buffer, &i)| out(values, graph, buffer, i)).collect();
-        let ops: Vec<&OpWeights> = group.iter().map(|&i| &weights[i]).collect();
+        let parts = Parts::new(&mut outs);
         let input = Input { x, rounded };
-        let n_columns = if input.x.len() == k { DECODE_ROWS } else { PREFILL_ROWS };
-        pool.matrices(&mut outs, n_columns, |i, y, scratch| {
-            simd::matvec(isa, ops[i].matrix(), ops[i].vector.as_deref(), input, y, scratch);
+        let of_many_rows;
+        let tasks = if x.len() == k {
+            &of_one_row[g]
+        } else {
+            let widths = widths(graph, group);
+            let n = widths.iter().sum::<usize>().div_ceil(PREFILL_COLUMNS);
+            of_many_rows = self::tasks(&widths, std::iter::repeat_n(n, n));
+            &of_many_rows
+        };
+        let ops: Vec<&OpWeights> = products.iter().map(|&i| &weights[i]).collect();
+        let product = |which: usize, columns: &Range<usize>, scratch: &mut [f32]| {
+            // SAFETY: a column is in one task only.
+            let mut y = unsafe { parts.columns(which, columns.clone()) };
+            simd::matvec(isa, ops[which].matrix(), ops[which].vector.as_deref(), input, &mut y, scratch);
+            y
+        };
+        pool.run(tasks.len(), &|i, scratch| {
+            for (which, columns) in &tasks[i] {
+                let Some(&last) = behind.first() else {
+                    product(*which, columns, scratch);
+                    continue;
+                };
+                let mut made: Vec<Columns<'_>> = (0..n_products).map(|p| product(p, columns, scratch)).collect();
+                // SAFETY: as above.
+                let mut y = unsafe { parts.columns(n_products, columns.clone()) };
+                one_by_one(graph, values, products, last, &mut made, &mut y);
+            }
         });
         for (buffer, &i) in buffers.into_iter().zip(group) {
             values.put(ValueId(i as u32), buffer);
         }
+    }
+}
+
+/// Runs op `last` on columns of the `products`, which are `made`, and of what was there before.
+fn one_by_one(
+    graph: &Graph,
+    values: &Values,
+    products: &[usize],
+    last: usize,
+    made: &mut [Columns<'_>],
+    y: &mut Columns<'_>,
+) {
+    let width = graph.values[last].width;
+    let (columns, [a, b]) = (y.range(), inputs(&graph.ops[last]));
+    let (mut a_made, mut b_made) = (None, None);
+    for (made, &p) in made.iter_mut().zip(products) {
+        let to = if p == a.index() { &mut a_made } else { &mut b_made };
+        *to = Some(made);
+    }
+    for t in 0..y.n_rows() {
+        let before = |id| &values.get(id)[t * width..][columns.clone()];
+        let a = a_made.as_mut().map_or_else(|| before(a), |made| made.row(t));
+        let b = b_made.as_mut().map_or_else(|| before(b), |made| made.row(t));
+        match &graph.ops[last] {
+            Op::Gated { act, .. } => ops::gated::gated(*act, a, b, y.row(t)),
+            Op::Add { .. } => ops::add::add(a, b, y.row(t)),
+            op => unreachable!("{op:?} is in no group"),
+        }
+    }
+}
+
+/// The two inputs of an op that takes numbers one by one.
+fn inputs(op: &Op) -> [ValueId; 2] {
+    match op {
+        Op::Gated { gate, up, .. } => [*gate, *up],
+        Op::Add { a, b } => [*a, *b],
+        op => unreachable!("{op:?} is in no group"),
     }
 }
 
@@ -102,5 +221,27 @@ fn round(isa: Isa, pool: &mut Pool, x: &[f32], k: usize, rounded: &mut Activatio
         rows.for_each(|(x, row)| simd::round(isa, x, row));
     } else {
         pool.each(rows.collect(), |(x, row)| simd::round(isa, x, row));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_cover_each_column_once_and_shrink() {
+        for widths in [vec![576], vec![576, 192, 192], vec![1], vec![1536, 1536], vec![262_144], vec![5, 3]] {
+            for threads in [1, 2, 3, 64] {
+                let tasks = tasks(&widths, shares(threads));
+                let mut next: Vec<usize> = vec![0; widths.len()];
+                for (which, columns) in tasks.iter().flatten() {
+                    assert_eq!(columns.start, next[*which], "{widths:?} for {threads} threads");
+                    next[*which] = columns.end;
+                }
+                assert_eq!(next, widths, "for {threads} threads");
+                let len = |task: &Task| task.iter().map(|(_, columns)| columns.len()).sum::<usize>();
+                assert!(tasks.iter().map(len).is_sorted_by(|a, b| a >= b), "{tasks:?}");
+            }
+        }
     }
 }

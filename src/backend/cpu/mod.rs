@@ -109,11 +109,11 @@ pub fn compile(graph: &Graph, weights: &dyn Weights, limits: Limits, options: Op
         }
         Kernels::Reference => None,
     };
-    let fast = isa.map(Fast::new);
-    let groups = match fast {
+    let groups = match isa {
         Some(_) => fast::groups(graph),
         None => (0..graph.ops.len()).map(|i| vec![i]).collect(),
     };
+    let fast = isa.map(|isa| Fast::new(isa, graph, &groups, threads));
     let pool = Pool::new(threads, scratch_len(graph, &limits, isa)).map_err(|error| Error::Usage {
         what: format!("cannot start {threads} threads: {error}"),
         hint: "use fewer threads (`-t`)".into(),
@@ -223,9 +223,9 @@ impl Program for CpuProgram {
             }
         }
         let groups = std::mem::take(&mut self.groups);
-        for group in &groups {
+        for (g, group) in groups.iter().enumerate() {
             match self.graph.ops[group[0]] {
-                Op::MatMul { .. } if self.fast.is_some() => self.run_matmuls(group),
+                Op::MatMul { .. } if self.fast.is_some() => self.run_products(g, group),
                 _ => self.run_op(group[0], step),
             }
         }

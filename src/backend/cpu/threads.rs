@@ -153,18 +153,16 @@ impl Pool {
     ) {
         let n_tasks = |out: &Matrix<'_>| out.width.div_ceil(n);
         let total = outs.iter().map(n_tasks).sum();
-        let starts: Vec<Shareable> = outs.iter_mut().map(|out| Shareable(out.data.as_mut_ptr())).collect();
-        let outs: &[Matrix<'_>] = outs;
+        let parts = Parts::new(outs);
         self.run(total, &|mut i, scratch| {
             let mut which = 0;
             while i >= n_tasks(&outs[which]) {
                 i -= n_tasks(&outs[which]);
                 which += 1;
             }
-            let Matrix { data, width } = &outs[which];
-            let columns = i * n..*width.min(&(i * n + n));
-            let (start, n_rows) = (starts[which].get(), data.len() / width);
-            task(which, &mut Columns { start, n_rows, width: *width, columns, data: PhantomData }, scratch);
+            let columns = i * n..outs[which].width.min(i * n + n);
+            // SAFETY: each i comes once, and the columns of different i don't overlap.
+            task(which, &mut unsafe { parts.columns(which, columns) }, scratch);
         });
     }
 
@@ -287,6 +285,32 @@ pub(crate) struct Matrix<'a> {
     pub(crate) width: usize,
 }
 
+/// Matrices whose columns are dealt out to tasks.
+pub(crate) struct Parts<'a> {
+    matrices: Vec<(Shareable, usize, usize)>,
+    data: PhantomData<&'a mut f32>,
+}
+
+impl<'a> Parts<'a> {
+    /// All columns of `matrices`.
+    pub(crate) fn new(matrices: &mut [Matrix<'a>]) -> Self {
+        let parts = matrices
+            .iter_mut()
+            .map(|Matrix { data, width }| (Shareable(data.as_mut_ptr()), data.len() / *width, *width));
+        Self { matrices: parts.collect(), data: PhantomData }
+    }
+
+    /// Columns of the matrix `which`.
+    ///
+    /// # Safety
+    /// Nobody else uses these columns as long as they are used.
+    pub(crate) unsafe fn columns(&self, which: usize, columns: Range<usize>) -> Columns<'a> {
+        let (start, n_rows, width) = self.matrices[which];
+        assert!(columns.end <= width, "columns {columns:?} of {width}");
+        Columns { start: start.get(), n_rows, width, columns, data: PhantomData }
+    }
+}
+
 /// Some columns of a matrix `[T, width]`, for one thread to write; other threads have the others.
 pub(crate) struct Columns<'a> {
     start: *mut f32,
@@ -300,6 +324,22 @@ impl Columns<'_> {
     /// Which columns.
     pub(crate) fn range(&self) -> Range<usize> {
         self.columns.clone()
+    }
+
+    /// Rows of the matrix.
+    pub(crate) fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// These columns of row t.
+    #[inline(always)]
+    pub(crate) fn row(&mut self, t: usize) -> &mut [f32] {
+        assert!(t < self.n_rows, "row {t} of {}", self.n_rows);
+        // SAFETY: in bounds by the assertion, and nobody else has these columns.
+        unsafe {
+            let start = self.start.add(t * self.width + self.columns.start);
+            std::slice::from_raw_parts_mut(start, self.columns.len())
+        }
     }
 
     /// Writes column m of row t.

@@ -125,12 +125,11 @@ pub(crate) fn candidates(logits: &[f32]) -> impl Iterator<Item = Candidate> {
 
 /// A number that orders logits as they are ordered: both zeros are one, and what is not a number comes out on top.
 fn key(logit: f32) -> u32 {
-    let bits = if logit == 0.0 { 0 } else { logit.to_bits() };
-    match bits >> 31 {
-        _ if logit.is_nan() => u32::MAX,
-        0 => bits | 1 << 31,
-        _ => !bits,
-    }
+    // -0 + 0 is 0.
+    let bits = (logit + 0.0).to_bits();
+    // Without branches, so that the compiler makes vectors of it.
+    let flip = (bits as i32 >> 31) as u32 | 1 << 31;
+    if logit.is_nan() { u32::MAX } else { bits ^ flip }
 }
 
 fn is_finite(key: u32) -> bool {
@@ -139,7 +138,18 @@ fn is_finite(key: u32) -> bool {
 
 /// The most likely token; `None` if a logit is not a number, or the largest is infinite.
 pub(crate) fn argmax(logits: &[f32]) -> Option<u32> {
-    candidates(logits).max().filter(|best| is_finite(best.key())).map(Candidate::id)
+    /// Long enough for vectors, short enough to be searched again.
+    const PART: usize = 512;
+    let largest = |part: &[f32]| part.iter().map(|&logit| key(logit)).fold(0, u32::max);
+    let (mut best, mut at) = (0, 0);
+    for (i, part) in logits.chunks(PART).enumerate() {
+        let key = largest(part);
+        if key > best {
+            (best, at) = (key, i * PART);
+        }
+    }
+    let id = logits[at..].iter().position(|&logit| key(logit) == best)? + at;
+    is_finite(best).then_some(id as u32)
 }
 
 /// The token that `plan` chooses among the candidates, which come by id; `None` as for [`argmax`].

@@ -51,15 +51,12 @@ impl Head {
     /// Scales and offsets of the eight sub-blocks, 0 to 63, in units of `d` and `dmin`.
     #[inline(always)]
     pub fn unpack_integers(&self) -> ([u8; 8], [u8; 8]) {
-        let packed = &self.packed;
-        let (mut scales, mut mins) = ([0; 8], [0; 8]);
-        for i in 0..4 {
-            scales[i] = packed[i] & 63;
-            mins[i] = packed[i + 4] & 63;
-            scales[i + 4] = packed[i + 8] & 15 | packed[i] >> 6 << 4;
-            mins[i + 4] = packed[i + 8] >> 4 | packed[i + 4] >> 6 << 4;
-        }
-        (scales, mins)
+        // Four of them in a word, at the same bits of its bytes.
+        let [low, mins, high] = bytemuck::cast::<_, [[u8; 4]; 3]>(self.packed).map(u32::from_le_bytes);
+        let upper = |word: u32| (word >> 6 & 0x0303_0303) << 4;
+        let scales_8 = [low & 0x3f3f_3f3f, high & 0x0f0f_0f0f | upper(low)];
+        let mins_8 = [mins & 0x3f3f_3f3f, high >> 4 & 0x0f0f_0f0f | upper(mins)];
+        [scales_8, mins_8].map(|words| bytemuck::cast(words.map(u32::to_le_bytes))).into()
     }
 
     /// For the GPU: scale and offset of a sub-block at the same place of the two halves of a word, so that a mask takes both.

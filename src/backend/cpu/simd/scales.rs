@@ -5,7 +5,6 @@
 //! were stored piece by piece would wait until they have left the processor's store buffer.
 
 use super::vector::{MAX_LANES, Vector};
-use crate::quant::block::Half;
 use crate::quant::k_scales::Head;
 use crate::quant::{q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 
@@ -16,8 +15,8 @@ pub(super) enum Kept {
     Half(f32),
     /// A block opens with its scale and its offset in half precision.
     Halves,
-    /// Eight blocks have a head from which this makes the scales and offsets of each.
-    Eight(unsafe fn(*const u8) -> [[f32; 8]; 2]),
+    /// Eight blocks open with a [`Head`].
+    Head,
     /// Eight blocks share the half at this byte; what else there is of scales is multiplied into their quants.
     Shared(usize),
 }
@@ -34,12 +33,12 @@ pub(super) unsafe trait BlockScales {
     /// Blocks of 32 in a group.
     const GROUP: usize = match Self::KEPT {
         Kept::Half(_) | Kept::Halves => 1,
-        Kept::Eight(_) | Kept::Shared(_) => 8,
+        Kept::Head | Kept::Shared(_) => 8,
     };
     /// Whether there are offsets.
     const MINS: bool = match Self::KEPT {
         Kept::Half(per_scale) => per_scale != 0.0,
-        Kept::Halves | Kept::Eight(_) => true,
+        Kept::Halves | Kept::Head => true,
         Kept::Shared(_) => false,
     };
     /// Whether the blocks of a group share a scale.
@@ -63,17 +62,9 @@ kept! {
     q5_0: Kept::Half(0.0);
     q5_1: Kept::Halves;
     q8_0: Kept::Half(0.0);
-    q4_k: Kept::Eight(head);
-    q5_k: Kept::Eight(head);
+    q4_k: Kept::Head;
+    q5_k: Kept::Head;
     q6_k: Kept::Shared(208);
-}
-
-/// The scales and offsets of a super-block.
-#[inline(always)]
-unsafe fn head(p: *const u8) -> [[f32; 8]; 2] {
-    // SAFETY: the callers have a head at `p`, which is made of bytes.
-    let (scales, mins) = unsafe { (*p.cast::<Head>()).unpack() };
-    [scales, mins.map(|min| -min)]
 }
 
 /// Scales, and offsets if the format has any, of each block of some rows, one row after the other.
@@ -124,33 +115,38 @@ impl<'a> Scales<'a> {
     pub(super) unsafe fn unpack<F: BlockScales, V: Vector>(&mut self, p: *const u8, n_groups: usize) {
         assert!(n_groups * F::GROUP <= self.scales.len() - MAX_LANES, "{n_groups} groups do not fit");
         let (scales, mins, halves) = (self.scales.as_mut_ptr(), self.mins.as_mut_ptr(), self.halves.as_mut_ptr());
-        // SAFETY: there is room for the blocks, rounded up to registers, as was just asserted.
+        // SAFETY: there is room for the blocks, rounded up to registers, as was just asserted. There are eight times fewer
+        // groups with heads than blocks, so that both halves of each have room where one of each block has.
         unsafe {
+            let of_mins = halves.add(n_groups.next_multiple_of(MAX_LANES)).cast::<f32>();
             // Volatile, since the compiler would rather collect them in vector registers, which costs twice as much.
             for g in 0..n_groups {
                 let p = p.add(g * F::GROUP_BYTES);
-                match F::KEPT {
-                    Kept::Half(_) => halves.add(g).write_volatile(p.cast::<u16>().read_unaligned().into()),
-                    Kept::Halves => halves.add(g).write_volatile(p.cast::<u32>().read_unaligned()),
-                    Kept::Eight(head) => {
-                        let [s, m] = head(p);
-                        scales.add(8 * g).cast::<[f32; 8]>().write_unaligned(s);
-                        mins.add(8 * g).cast::<[f32; 8]>().write_unaligned(m);
-                    }
-                    Kept::Shared(at) => scales.add(g).write((*p.add(at).cast::<Half>()).to_f32()),
-                }
-            }
-            if F::GROUP > 1 {
-                return;
+                halves.add(g).write_volatile(match F::KEPT {
+                    Kept::Half(_) => p.cast::<u16>().read_unaligned().into(),
+                    Kept::Halves | Kept::Head => p.cast::<u32>().read_unaligned(),
+                    Kept::Shared(at) => p.add(at).cast::<u16>().read_unaligned().into(),
+                });
             }
             for b in (0..n_groups).step_by(V::LEN) {
                 let both = V::load_ints(halves.add(b));
                 let d = V::from_half_bits(both);
-                d.store(scales.add(b));
+                // Those of heads are for the integers in them.
+                let [to_d, to_m] =
+                    if matches!(F::KEPT, Kept::Head) { [halves.cast(), of_mins] } else { [scales, mins] };
+                d.store(to_d.add(b));
                 match F::KEPT {
-                    Kept::Half(per_scale) if F::MINS => d.mul(V::splat(per_scale)).store(mins.add(b)),
-                    Kept::Halves => V::from_half_bits(V::shift_right(both, 16)).store(mins.add(b)),
+                    Kept::Half(per_scale) if F::MINS => d.mul(V::splat(per_scale)).store(to_m.add(b)),
+                    Kept::Halves | Kept::Head => V::from_half_bits(V::shift_right(both, 16)).store(to_m.add(b)),
                     _ => {}
+                }
+            }
+            if matches!(F::KEPT, Kept::Head) {
+                for g in 0..n_groups {
+                    let (d, dmin) = (f32::from_bits(*halves.add(g)), -*of_mins.add(g));
+                    let (s, m) = (*p.add(g * F::GROUP_BYTES).cast::<Head>()).unpack_integers();
+                    scales.add(8 * g).cast::<[f32; 8]>().write_unaligned(s.map(|s| d * f32::from(s)));
+                    mins.add(8 * g).cast::<[f32; 8]>().write_unaligned(m.map(|m| dmin * f32::from(m)));
                 }
             }
         }

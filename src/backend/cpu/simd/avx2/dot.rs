@@ -23,20 +23,26 @@ unsafe impl<F: Unpack> Dots<F> for Avx2 {
         // SAFETY: as the caller promises.
         unsafe {
             let mut totals = [_mm256_setzero_ps(); N];
-            let whole = n_blocks / CHUNK_BLOCKS;
-            for c in 0..whole {
+            for c in 0..n_blocks.div_ceil(CHUNK_BLOCKS) {
                 let mut sums = [_mm256_setzero_ps(); N];
-                for j in 0..CHUNK_BLOCKS {
-                    sums = add_block::<F, N>(sums, rows, x, c, j);
+                if F::GROUP == CHUNK_BLOCKS {
+                    // Unrolled: shifts are by constants then.
+                    for j in (0..CHUNK_BLOCKS).step_by(2) {
+                        sums = add_two::<F, N>(sums, rows, x, c, j);
+                    }
+                } else {
+                    let there = CHUNK_BLOCKS.min(n_blocks - c * CHUNK_BLOCKS);
+                    for j in (0..there - there % 2).step_by(2) {
+                        sums = add_two::<F, N>(sums, rows, x, c, j);
+                    }
+                    if there % 2 == 1 {
+                        for m in 0..N {
+                            let block = rows[m].bytes.add((n_blocks - 1) * F::GROUP_BYTES);
+                            sums[m] = add_block::<F>(sums[m], rows[m], F::quants(block, 0), x, n_blocks - 1);
+                        }
+                    }
                 }
                 totals = add_chunk::<F, N>(totals, sums, rows, x, c);
-            }
-            if !n_blocks.is_multiple_of(CHUNK_BLOCKS) {
-                let mut sums = [_mm256_setzero_ps(); N];
-                for j in 0..n_blocks % CHUNK_BLOCKS {
-                    sums = add_block::<F, N>(sums, rows, x, whole, j);
-                }
-                totals = add_chunk::<F, N>(totals, sums, rows, x, whole);
             }
             if F::MINS {
                 for m in 0..N {
@@ -53,9 +59,9 @@ unsafe impl<F: Unpack> Dots<F> for Avx2 {
     }
 }
 
-/// Adds `scale · Σ q x` of one block; where blocks share a scale, `Σ q x`.
+/// Adds two blocks of chunk c, from its block j on.
 #[inline(always)]
-unsafe fn add_block<F: Unpack, const N: usize>(
+unsafe fn add_two<F: Unpack, const N: usize>(
     mut sums: [__m256; N],
     rows: [WeightRow; N],
     x: ActivationRow<'_>,
@@ -63,26 +69,41 @@ unsafe fn add_block<F: Unpack, const N: usize>(
     j: usize,
 ) -> [__m256; N] {
     let b = c * CHUNK_BLOCKS + j;
-    // SAFETY: the caller of `dots` promises that there is a block b everywhere.
+    // SAFETY: the caller of `dots` promises that there are blocks b and b + 1 everywhere.
     unsafe {
-        let step = N * F::GROUP_BYTES / F::GROUP;
-        super::prefetch(rows[0].bytes.wrapping_add(b * step), step);
-        let p = x.q.as_ptr().add(b).cast::<__m256i>();
-        let x = [_mm256_load_si256(p), _mm256_load_si256(p.add(1))];
+        let step = 2 * N * F::GROUP_BYTES / F::GROUP;
+        super::prefetch(rows[0].bytes.wrapping_add(b / 2 * step), step);
         for m in 0..N {
-            let block = rows[m].bytes.add(b / F::GROUP * F::GROUP_BYTES);
-            let [low, high] = F::quants(block, b % F::GROUP);
-            // Each lane: two sums of two products of 15 bits and 8, or 13 in Q6_K. That fits 31 bits.
-            let sum = _mm256_add_epi32(_mm256_madd_epi16(low, x[0]), _mm256_madd_epi16(high, x[1]));
-            let sum = _mm256_cvtepi32_ps(sum);
-            sums[m] = if F::SHARED {
-                _mm256_add_ps(sums[m], sum)
-            } else {
-                _mm256_fmadd_ps(sum, _mm256_broadcast_ss(&*rows[m].scales.add(b)), sums[m])
-            };
+            let [first, second] = F::two(rows[m].bytes.add(b / F::GROUP * F::GROUP_BYTES), j);
+            sums[m] = add_block::<F>(sums[m], rows[m], first, x, b);
+            sums[m] = add_block::<F>(sums[m], rows[m], second, x, b + 1);
         }
     }
     sums
+}
+
+/// Adds `scale · Σ q x` of block b; where blocks share a scale, `Σ q x`.
+#[inline(always)]
+unsafe fn add_block<F: Unpack>(
+    sum: __m256,
+    row: WeightRow,
+    [low, high]: [__m256i; 2],
+    x: ActivationRow<'_>,
+    b: usize,
+) -> __m256 {
+    // SAFETY: as above.
+    unsafe {
+        let p = x.q.as_ptr().add(b).cast::<__m256i>();
+        let x = [_mm256_load_si256(p), _mm256_load_si256(p.add(1))];
+        // Each lane: two sums of two products of 15 bits and 8, or 13 in Q6_K. That fits 31 bits.
+        let of_block = _mm256_add_epi32(_mm256_madd_epi16(low, x[0]), _mm256_madd_epi16(high, x[1]));
+        let of_block = _mm256_cvtepi32_ps(of_block);
+        if F::SHARED {
+            _mm256_add_ps(sum, of_block)
+        } else {
+            _mm256_fmadd_ps(of_block, _mm256_broadcast_ss(&*row.scales.add(b)), sum)
+        }
+    }
 }
 
 /// Adds a chunk's sums, times the scale that its activations share.

@@ -16,6 +16,22 @@ pub(super) unsafe trait Unpack: BlockScales {
     /// # Safety
     /// The processor has AVX2, the group can be read, and j is below `GROUP`.
     unsafe fn quants(p: *const u8, j: usize) -> [__m256i; 2];
+
+    /// Blocks `j` and `j + 1` of the group at `p`, j even; with groups of one block, the one there and the next.
+    ///
+    /// # Safety
+    /// As for `quants`.
+    #[inline(always)]
+    unsafe fn two(p: *const u8, j: usize) -> [[__m256i; 2]; 2] {
+        // SAFETY: as the caller promises.
+        unsafe {
+            if Self::GROUP == 1 {
+                [Self::quants(p, 0), Self::quants(p.add(Self::GROUP_BYTES), 0)]
+            } else {
+                [Self::quants(p, j), Self::quants(p, j + 1)]
+            }
+        }
+    }
 }
 
 /// Sixteen bytes as 16-bit integers.
@@ -120,6 +136,12 @@ unsafe impl Unpack for q4_k::Block {
             [nibbles(p)[j % 2], nibbles(p.add(16))[j % 2]]
         }
     }
+
+    #[inline(always)]
+    unsafe fn two(p: *const u8, j: usize) -> [[__m256i; 2]; 2] {
+        // SAFETY: as above.
+        unsafe { of_halves(nibbles(p.add(16 + j / 2 * 32)), nibbles(p.add(32 + j / 2 * 32))) }
+    }
 }
 
 // SAFETY: see q4_0.
@@ -131,12 +153,40 @@ unsafe impl Unpack for q5_k::Block {
             let mut q = [_mm256_setzero_si256(); 2];
             for (s, q) in q.iter_mut().enumerate() {
                 let nibble = nibbles(p.add(48 + j / 2 * 32 + 16 * s))[j % 2];
-                let fifth = shifted::<4>(bytes(p.add(16 + 16 * s)), j);
-                *q = _mm256_or_si256(nibble, _mm256_and_si256(fifth, _mm256_set1_epi16(16)));
+                *q = with_bit(nibble, bytes(p.add(16 + 16 * s)), j);
             }
             q
         }
     }
+
+    #[inline(always)]
+    unsafe fn two(p: *const u8, j: usize) -> [[__m256i; 2]; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let nibbles = [nibbles(p.add(48 + j / 2 * 32)), nibbles(p.add(64 + j / 2 * 32))];
+            let fifths = [bytes(p.add(16)), bytes(p.add(32))];
+            let mut blocks = [[_mm256_setzero_si256(); 2]; 2];
+            for (i, block) in blocks.iter_mut().enumerate() {
+                for s in 0..2 {
+                    block[s] = with_bit(nibbles[s][i], fifths[s], j + i);
+                }
+            }
+            blocks
+        }
+    }
+}
+
+/// Two blocks, of which the first and the second half are given.
+#[inline(always)]
+fn of_halves(first: [__m256i; 2], second: [__m256i; 2]) -> [[__m256i; 2]; 2] {
+    [[first[0], second[0]], [first[1], second[1]]]
+}
+
+/// `q` with bit `bit` of `bits` as its fifth.
+#[inline(always)]
+unsafe fn with_bit(q: __m256i, bits: __m256i, bit: usize) -> __m256i {
+    // SAFETY: the callers have AVX2.
+    unsafe { _mm256_or_si256(q, _mm256_and_si256(shifted::<4>(bits, bit), _mm256_set1_epi16(16))) }
 }
 
 /// `v` with bit `bit` moved to bit `TO`. The shift is by a constant once loops over blocks are unrolled.
@@ -159,15 +209,18 @@ unsafe impl Unpack for q6_k::Block {
         let (h, k) = (j / 4, j % 4);
         // SAFETY: `ql` is at the start, `qh` after 128 bytes and `scales` after 192, as the struct has them.
         unsafe {
-            let mut q = [_mm256_setzero_si256(); 2];
+            // Bits come from the bytes of a word, since nothing moves between them that is not masked away.
+            let nibble = shifted::<0>(_mm256_loadu_si256(p.add(64 * h + 32 * (k % 2)).cast()), k / 2 * 4);
+            let upper = shifted::<4>(_mm256_loadu_si256(p.add(128 + 32 * h).cast()), 2 * k);
+            let low = _mm256_and_si256(nibble, _mm256_set1_epi8(15));
+            let unsigned = _mm256_or_si256(low, _mm256_and_si256(upper, _mm256_set1_epi8(48)));
+            let signed = _mm256_sub_epi8(unsigned, _mm256_set1_epi8(32));
+            let scales = p.add(192 + 2 * j).cast::<i8>();
+            let mut q = [_mm256_castsi256_si128(signed), _mm256_extracti128_si256::<1>(signed)]
+                .map(|half| _mm256_cvtepi8_epi16(half));
             for (s, q) in q.iter_mut().enumerate() {
-                let low = nibbles(p.add(64 * h + 32 * (k % 2) + 16 * s))[k / 2];
-                let high = shifted::<4>(bytes(p.add(128 + 32 * h + 16 * s)), 2 * k);
-                let unsigned = _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi16(48)));
-                let scale = *p.add(192 + 2 * j + s).cast::<i8>();
                 // At most 32 · 128 = 4,096.
-                let signed = _mm256_sub_epi16(unsigned, _mm256_set1_epi16(32));
-                *q = _mm256_mullo_epi16(signed, _mm256_set1_epi16(i16::from(scale)));
+                *q = _mm256_mullo_epi16(*q, _mm256_set1_epi16(i16::from(*scales.add(s))));
             }
             q
         }

@@ -4,11 +4,11 @@
 use std::ops::Range;
 
 use super::simd::activations::Activations;
-use super::simd::{self, Input, Isa};
+use super::simd::{self, Input, Isa, gemm};
 use super::threads::{Columns, Matrix, Parts, Pool};
 use super::values::Values;
 use super::{CpuProgram, OpWeights, ops};
-use crate::graph::{Graph, Op, ValueId};
+use crate::graph::{Graph, Op, ValueId, WeightRef};
 
 /// Numbers of activations that one thread rounds sooner than two: some microseconds.
 const ROUND_ALONE: usize = 16 * 1024;
@@ -17,13 +17,17 @@ const ROUND_ALONE: usize = 16 * 1024;
 const SHARES: [usize; 4] = [2, 4, 8, 8];
 /// Columns that are never divided: a few microseconds of work.
 const COLUMNS: usize = 16;
-/// Columns in a task of a product with several rows.
-const PREFILL_COLUMNS: usize = 32;
+/// Tasks for each thread in a product with several rows, at least.
+const TASKS: usize = 8;
+/// Rows with which a product goes by way of a panel; fewer are multiplied one by one.
+const GEMM_ROWS: usize = 3;
 
 /// What the kernels keep between ops.
 pub(super) struct Fast {
     pub(super) isa: Isa,
     rounded: Activations,
+    packed: gemm::Packed,
+    threads: usize,
     /// For each group its tasks in a step of one row.
     tasks: Vec<Vec<Task>>,
 }
@@ -34,18 +38,20 @@ type Task = Vec<(usize, Range<usize>)>;
 impl Fast {
     pub(super) fn new(isa: Isa, graph: &Graph, groups: &[Vec<usize>], threads: usize) -> Self {
         let tasks = groups.iter().map(|group| tasks(&widths(graph, group), shares(threads)));
-        Self { isa, rounded: Activations::default(), tasks: tasks.collect() }
+        Self { isa, rounded: Activations::default(), packed: gemm::Packed::default(), threads, tasks: tasks.collect() }
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.rounded.bytes()
+        self.rounded.bytes() + self.packed.bytes()
     }
 }
 
 /// Scratch numbers that a task needs at most.
 pub(super) fn scratch_len(graph: &Graph, isa: Isa) -> usize {
     let needs = graph.ops.iter().map(|op| match op {
-        Op::MatMul { weight, .. } => simd::matvec_scratch_len(isa, weight.shape[1]),
+        Op::MatMul { weight: WeightRef { shape: [_, k], .. }, .. } => {
+            simd::matvec_scratch_len(isa, *k).max(gemm::scratch_len(*k))
+        }
         _ => 0,
     });
     needs.max().unwrap_or(0)
@@ -118,11 +124,20 @@ fn tasks(widths: &[usize], parts: impl Iterator<Item = usize>) -> Vec<Task> {
     tasks
 }
 
+/// Cuts the columns of matrices that have `widths` into tasks of `n`, none of which has columns of two matrices.
+fn even_tasks(widths: &[usize], n: usize) -> Vec<Task> {
+    let of_one = |(which, &width): (usize, &usize)| {
+        (0..width).step_by(n).map(move |start| vec![(which, start..width.min(start + n))])
+    };
+    widths.iter().enumerate().flat_map(of_one).collect()
+}
+
 impl CpuProgram {
     /// Runs group g, which is matrix products of one input and perhaps an op behind them, on all rows of the step.
     pub(super) fn run_products(&mut self, g: usize, group: &[usize]) {
         let Self { graph, weights, values, pool, fast, .. } = self;
-        let Fast { isa, rounded, tasks: of_one_row } = fast.as_mut().expect("groups are made for kernels");
+        let Fast { isa, rounded, packed, threads, tasks: of_one_row } =
+            fast.as_mut().expect("groups are made for kernels");
         let isa = *isa;
         let Op::MatMul { x: input, weight, .. } = &graph.ops[group[0]] else { unreachable!("a group of products") };
         let k = weight.shape[1];
@@ -130,7 +145,12 @@ impl CpuProgram {
         let x = values.get(*input);
         let n_products = group.iter().take_while(|&&i| is_product(graph, i)).count();
         let (products, behind) = group.split_at(n_products);
-        if products.iter().any(|&i| simd::wants_rounded(weights[i].matrix().format)) {
+        let n_rows = x.len() / k;
+        let by_panel = n_rows >= GEMM_ROWS;
+        if by_panel {
+            packed.reserve(isa, n_rows, k);
+            pool.each(packed.blocks_mut().collect(), |(first, block)| gemm::pack(x, k, first, block));
+        } else if products.iter().any(|&i| simd::wants_rounded(weights[i].matrix().format)) {
             round(isa, pool, x, k, rounded);
         }
         let mut outs: Vec<Matrix<'_>> =
@@ -138,19 +158,26 @@ impl CpuProgram {
         let parts = Parts::new(&mut outs);
         let input = Input { x, rounded };
         let of_many_rows;
-        let tasks = if x.len() == k {
-            &of_one_row[g]
-        } else {
-            let widths = widths(graph, group);
-            let n = widths.iter().sum::<usize>().div_ceil(PREFILL_COLUMNS);
-            of_many_rows = self::tasks(&widths, std::iter::repeat_n(n, n));
+        let tasks = if by_panel {
+            let (widths, strip) = (widths(graph, group), gemm::strip(isa));
+            let n = widths.iter().map(|width| width.div_ceil(strip)).sum::<usize>();
+            // As many strips as leave each thread some tasks.
+            let columns = strip * (n / (*threads * TASKS)).max(1);
+            of_many_rows = even_tasks(&widths, columns);
             &of_many_rows
+        } else {
+            &of_one_row[g]
         };
         let ops: Vec<&OpWeights> = products.iter().map(|&i| &weights[i]).collect();
         let product = |which: usize, columns: &Range<usize>, scratch: &mut [f32]| {
             // SAFETY: a column is in one task only.
             let mut y = unsafe { parts.columns(which, columns.clone()) };
-            simd::matvec(isa, ops[which].matrix(), ops[which].vector.as_deref(), input, &mut y, scratch);
+            let (matrix, bias) = (ops[which].matrix(), ops[which].vector.as_deref());
+            if by_panel {
+                gemm::multiply(isa, matrix, bias, packed, &mut y, scratch);
+            } else {
+                simd::matvec(isa, matrix, bias, input, &mut y, scratch);
+            }
             y
         };
         pool.run(tasks.len(), &|i, scratch| {

@@ -12,6 +12,7 @@ pub(super) mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(super) mod gemm;
 mod matvec;
 mod scales;
 pub(super) mod vector;

@@ -65,9 +65,9 @@ pub(in crate::backend::cpu) trait Vector: Copy {
     unsafe fn splat_ints(x: u32) -> Self::Ints;
     /// `LEN` integers.
     unsafe fn load_ints(p: *const u32) -> Self::Ints;
-    /// The 16 bytes at each of the first `LEN` of `rows`, as four times `LEN` integers: lane i of integer j is
-    /// `rows[i]`'s bytes 4j to 4j + 3, the first one lowest.
-    unsafe fn columns(rows: &[*const u8; MAX_LANES]) -> [Self::Ints; 4];
+    /// The 16 bytes at the byte `at` of each of the first `LEN` of `rows`, as four times `LEN` integers: lane i of integer j
+    /// is bytes 4j to 4j + 3 there in `rows[i]`, the first one lowest.
+    unsafe fn columns(rows: &[*const u8; MAX_LANES], at: usize) -> [Self::Ints; 4];
     /// Bits shifted down by `n` below 32, zeros coming in.
     unsafe fn shift_right(a: Self::Ints, n: u32) -> Self::Ints;
     /// Bits shifted down by `n` below 32, copies of the sign coming in.

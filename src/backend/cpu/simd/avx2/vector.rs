@@ -128,12 +128,12 @@ impl Vector for Lanes {
         unsafe { _mm256_loadu_si256(p.cast()) }
     }
     #[inline(always)]
-    unsafe fn columns(rows: &[*const u8; MAX_LANES]) -> [__m256i; 4] {
+    unsafe fn columns(rows: &[*const u8; MAX_LANES], at: usize) -> [__m256i; 4] {
         unsafe {
             // Row i and row i + 4 in the halves of a register, then four by four as in any transposition.
             let pair = |i: usize| {
-                let low = _mm256_castsi128_si256(_mm_loadu_si128(rows[i].cast()));
-                _mm256_inserti128_si256::<1>(low, _mm_loadu_si128(rows[i + 4].cast()))
+                let low = _mm256_castsi128_si256(_mm_loadu_si128(rows[i].add(at).cast()));
+                _mm256_inserti128_si256::<1>(low, _mm_loadu_si128(rows[i + 4].add(at).cast()))
             };
             let (r0, r1, r2, r3) = (pair(0), pair(1), pair(2), pair(3));
             let (a, b) = (_mm256_unpacklo_epi32(r0, r1), _mm256_unpackhi_epi32(r0, r1));

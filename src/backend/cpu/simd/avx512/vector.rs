@@ -120,14 +120,14 @@ impl Vector for Lanes {
         unsafe { _mm512_loadu_si512(p.cast()) }
     }
     #[inline(always)]
-    unsafe fn columns(rows: &[*const u8; MAX_LANES]) -> [__m512i; 4] {
+    unsafe fn columns(rows: &[*const u8; MAX_LANES], at: usize) -> [__m512i; 4] {
         unsafe {
             // Rows i, i + 4, i + 8 and i + 12 in the quarters of a register, then four by four as in any transposition.
             let four = |i: usize| {
-                let v = _mm512_castsi128_si512(_mm_loadu_si128(rows[i].cast()));
-                let v = _mm512_inserti32x4::<1>(v, _mm_loadu_si128(rows[i + 4].cast()));
-                let v = _mm512_inserti32x4::<2>(v, _mm_loadu_si128(rows[i + 8].cast()));
-                _mm512_inserti32x4::<3>(v, _mm_loadu_si128(rows[i + 12].cast()))
+                let v = _mm512_castsi128_si512(_mm_loadu_si128(rows[i].add(at).cast()));
+                let v = _mm512_inserti32x4::<1>(v, _mm_loadu_si128(rows[i + 4].add(at).cast()));
+                let v = _mm512_inserti32x4::<2>(v, _mm_loadu_si128(rows[i + 8].add(at).cast()));
+                _mm512_inserti32x4::<3>(v, _mm_loadu_si128(rows[i + 12].add(at).cast()))
             };
             let (r0, r1, r2, r3) = (four(0), four(1), four(2), four(3));
             let (a, b) = (_mm512_unpacklo_epi32(r0, r1), _mm512_unpackhi_epi32(r0, r1));

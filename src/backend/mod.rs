@@ -12,6 +12,7 @@ pub mod compare;
 pub mod cpu;
 mod draw;
 pub mod gpu;
+mod kv;
 mod profile;
 pub(crate) mod rng;
 
@@ -19,6 +20,7 @@ use crate::error::Result;
 use crate::graph::Graph;
 pub(crate) use draw::{Candidate, NO_TOKEN, Plan, candidates, choose};
 pub use draw::{Draw, MAX_TOP_K};
+pub use kv::KvFormat;
 pub use profile::{KernelProfile, PhaseProfile, Profile};
 
 pub use crate::quant::Weights;

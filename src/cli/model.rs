@@ -30,7 +30,7 @@ pub(super) struct ModelArgs {
     #[arg(long)]
     profile: bool,
 
-    /// How keys and values are stored, on a GPU: q8_0 takes half the memory of f16 and is less exact [default: f16]
+    /// How keys and values are stored: q8_0 takes half the memory of f16 and is less exact [default: f16]
     #[arg(long, value_name = "TYPE", aliases = ["cache-type-k", "cache-type-v"], hide_default_value = true)]
     cache_type: Vec<CacheType>,
 }

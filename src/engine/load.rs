@@ -9,8 +9,8 @@ use etcetera::BaseStrategy;
 
 use super::device::{self, Choice, Device};
 use super::memory;
-use crate::backend::gpu::{AdapterKind, DeviceOptions, KvFormat};
-use crate::backend::{Limits, Memory, PAGE_LEN, Program, Progress, cpu, gpu};
+use crate::backend::gpu::{AdapterKind, DeviceOptions};
+use crate::backend::{KvFormat, Limits, Memory, PAGE_LEN, Program, Progress, cpu, gpu};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::model::Model;
@@ -42,7 +42,7 @@ pub struct EngineOptions {
     /// What computes on the CPU; by default what `HALFBYTE_CPU` says (the name of an instruction set, or `reference`), else the
     /// best that the processor has.
     pub kernels: Option<cpu::Kernels>,
-    /// How keys and values are stored: f16 on a GPU if not given; the CPU has f32 only.
+    /// How keys and values are stored: in f16 if not given.
     pub kv: Option<KvFormat>,
 }
 
@@ -185,17 +185,19 @@ fn compile(model: &Model, limits: Limits, options: &EngineOptions, progress: Pro
             let what = format!("there is no profile of {}", choice.reason);
             return Err(Error::Usage { what, hint: "name a GPU with `--device`".into() });
         }
-        if let Some(kv) = options.kv.filter(|kv| *kv != KvFormat::F32) {
+        let kernels = options.kernels.map_or_else(|| kernels(std::env::var_os("HALFBYTE_CPU")), Ok)?;
+        let kv = options.kv.unwrap_or_default();
+        if !kernels.stores(kv) && options.kv.is_some() {
             return Err(Error::Usage {
-                what: format!("keys and values in {kv} on {}", choice.reason),
-                hint: "the CPU stores them in f32; leave out `--cache-type`, or choose a GPU with `--device`".into(),
+                what: format!("keys and values in {kv} with the reference kernels of the CPU"),
+                hint: "these store them in f32: leave out `--cache-type`".into(),
             });
         }
-        let memory = memory::plan(graph, weights, &limits, KvFormat::F32);
+        let kv = if kernels.stores(kv) { kv } else { KvFormat::F32 };
+        let memory = memory::plan(graph, weights, &limits, kv);
         memory::check(&what, &memory, true)?;
         let threads = options.threads.unwrap_or_else(default_threads);
-        let kernels = options.kernels.map_or_else(|| kernels(std::env::var_os("HALFBYTE_CPU")), Ok)?;
-        let cpu_options = cpu::Options { threads, kernels, ..cpu::Options::default() };
+        let cpu_options = cpu::Options { threads, kernels, kv, ..cpu::Options::default() };
         let program = cpu::compile(graph, weights, limits, cpu_options)?;
         return Ok(Compiled { program: Box::new(program), choice, threads: Some(threads), memory });
     };

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::backend::gpu::KvFormat;
+use crate::backend::KvFormat;
 use crate::backend::{Limits, Memory, PAGE_LEN, Weights};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Rows};

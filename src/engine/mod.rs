@@ -50,7 +50,7 @@ pub use load::{EngineOptions, Facts, Loaded, default_threads};
 pub use memory::available_bytes;
 pub use sampler::{Sampler, SamplerOptions};
 
-pub use crate::backend::gpu::KvFormat;
+pub use crate::backend::KvFormat;
 use crate::backend::{Limits, Profile, Progress};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;

@@ -13,11 +13,11 @@ use crate::ops::{self, AttentionCase};
 /// Error where nothing is rounded.
 const NMSE_F32: f64 = 1e-7;
 /// Error where keys and values are f16: 2⁻¹¹ relative on each, squared, and a score is a sum of many.
-const NMSE_F16: f64 = 1e-5;
+pub(crate) const NMSE_F16: f64 = 1e-5;
 /// Error where keys and values are q8_0. Rounding moves a number by up to 1/254 of the largest of its block, of which outliers
 /// twenty times the others are part here: relative to the sum of squares some 10⁻⁴ in the values, and as much again through the
 /// scores.
-const NMSE_Q8_0: f64 = 2e-3;
+pub(crate) const NMSE_Q8_0: f64 = 2e-3;
 
 const FORMATS: [(KvFormat, f64); 3] =
     [(KvFormat::F32, NMSE_F32), (KvFormat::F16, NMSE_F16), (KvFormat::Q8_0, NMSE_Q8_0)];

@@ -190,12 +190,14 @@ fn errors_come_with_hints() {
 }
 
 #[test]
-fn formats_of_keys_and_values_are_a_matter_of_the_gpu() {
-    let (code, stderr) = failure(run(generate().args(["--cache-type", "q8_0", MOON])));
+fn keys_and_values_have_one_format() {
+    let mut reference = generate();
+    reference.env("HALFBYTE_CPU", "reference").args(["--cache-type", "q8_0", MOON]);
+    let (code, stderr) = failure(run(&mut reference));
     assert_eq!(code, Some(2));
     assert_snapshot!(stderr, @"
-    error: keys and values in q8_0 on the CPU, as asked for
-    hint: the CPU stores them in f32; leave out `--cache-type`, or choose a GPU with `--device`
+    error: keys and values in q8_0 with the reference kernels of the CPU
+    hint: these store them in f32: leave out `--cache-type`
     ");
     let args = ["--cache-type-k", "q8_0", "--cache-type-v", "f16", MOON];
     let (code, stderr) = failure(run(generate().args(args)));
@@ -204,8 +206,10 @@ fn formats_of_keys_and_values_are_a_matter_of_the_gpu() {
     error: keys in one format and values in another
     hint: both are stored alike: give `--cache-type` once
     ");
-    let alike = run(generate().args(["--cache-type-k", "f32", "--cache-type-v", "f32", "-n", "1", MOON]));
-    assert!(alike.status.success());
+    for format in ["f32", "f16", "q8_0"] {
+        let alike = run(generate().args(["--cache-type-k", format, "--cache-type-v", format, "-n", "1", MOON]));
+        assert!(alike.status.success(), "{format}");
+    }
 }
 
 #[test]
@@ -310,8 +314,8 @@ fn help_is_short_and_has_examples() {
       -t, --threads <N>        Threads, on the CPU [default: one per core]
           --profile            Time every kernel, on a GPU that takes timestamps, and show where the
                                time goes
-          --cache-type <TYPE>  How keys and values are stored, on a GPU: q8_0 takes half the memory of
-                               f16 and is less exact [default: f16] [possible values: f16, q8_0, f32]
+          --cache-type <TYPE>  How keys and values are stored: q8_0 takes half the memory of f16 and is
+                               less exact [default: f16] [possible values: f16, q8_0, f32]
 
     Sampling:
           --temp <T>               Randomness; 0 takes the most likely token [default: 0, or 0.8 with

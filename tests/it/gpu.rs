@@ -94,7 +94,8 @@ fn on_gpu(graph: &Graph, weights: &Made, limits: Limits, options: &gpu::Options)
 }
 
 fn on_cpu(graph: &Graph, weights: &Made, limits: Limits) -> cpu::CpuProgram {
-    let options = cpu::Options { threads: 2, keep_tensors: true, kernels: cpu::Kernels::Reference };
+    let options =
+        cpu::Options { threads: 2, keep_tensors: true, kernels: cpu::Kernels::Reference, ..Default::default() };
     cpu::compile(graph, weights, limits, options).expect("the CPU takes any graph")
 }
 

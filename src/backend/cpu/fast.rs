@@ -4,10 +4,12 @@
 use std::ops::Range;
 
 use super::simd::activations::Activations;
-use super::simd::{self, Input, Isa, gemm};
+use super::simd::attention::{self, Block, Inputs, Partial, Whole};
+use super::simd::{self, Input, Isa, elementwise, gemm};
 use super::threads::{Columns, Matrix, Parts, Pool};
 use super::values::Values;
-use super::{CpuProgram, OpWeights, ops};
+use super::{CpuProgram, Kv, OpWeights};
+use crate::backend::Step;
 use crate::graph::{Graph, Op, ValueId, WeightRef};
 
 /// Numbers of activations that one thread rounds sooner than two: some microseconds.
@@ -27,6 +29,8 @@ pub(super) struct Fast {
     pub(super) isa: Isa,
     rounded: Activations,
     packed: gemm::Packed,
+    /// What attention makes of chunks.
+    partials: Vec<f32>,
     threads: usize,
     /// For each group its tasks in a step of one row.
     tasks: Vec<Vec<Task>>,
@@ -38,11 +42,18 @@ type Task = Vec<(usize, Range<usize>)>;
 impl Fast {
     pub(super) fn new(isa: Isa, graph: &Graph, groups: &[Vec<usize>], threads: usize) -> Self {
         let tasks = groups.iter().map(|group| tasks(&widths(graph, group), shares(threads)));
-        Self { isa, rounded: Activations::default(), packed: gemm::Packed::default(), threads, tasks: tasks.collect() }
+        Self {
+            isa,
+            rounded: Activations::default(),
+            packed: gemm::Packed::default(),
+            partials: Vec::new(),
+            threads,
+            tasks: tasks.collect(),
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.rounded.bytes() + self.packed.bytes()
+        self.rounded.bytes() + self.packed.bytes() + size_of_val(&self.partials[..])
     }
 }
 
@@ -52,6 +63,7 @@ pub(super) fn scratch_len(graph: &Graph, isa: Isa) -> usize {
         Op::MatMul { weight: WeightRef { shape: [_, k], .. }, .. } => {
             simd::matvec_scratch_len(isa, *k).max(gemm::scratch_len(*k))
         }
+        Op::Attention { spec, .. } => attention::scratch_len(spec),
         _ => 0,
     });
     needs.max().unwrap_or(0)
@@ -136,7 +148,7 @@ impl CpuProgram {
     /// Runs group g, which is matrix products of one input and perhaps an op behind them, on all rows of the step.
     pub(super) fn run_products(&mut self, g: usize, group: &[usize]) {
         let Self { graph, weights, values, pool, fast, .. } = self;
-        let Fast { isa, rounded, packed, threads, tasks: of_one_row } =
+        let Fast { isa, rounded, packed, threads, tasks: of_one_row, .. } =
             fast.as_mut().expect("groups are made for kernels");
         let isa = *isa;
         let Op::MatMul { x: input, weight, .. } = &graph.ops[group[0]] else { unreachable!("a group of products") };
@@ -189,7 +201,7 @@ impl CpuProgram {
                 let mut made: Vec<Columns<'_>> = (0..n_products).map(|p| product(p, columns, scratch)).collect();
                 // SAFETY: as above.
                 let mut y = unsafe { parts.columns(n_products, columns.clone()) };
-                one_by_one(graph, values, products, last, &mut made, &mut y);
+                one_by_one(isa, graph, values, products, last, &mut made, &mut y);
             }
         });
         for (buffer, &i) in buffers.into_iter().zip(group) {
@@ -198,8 +210,59 @@ impl CpuProgram {
     }
 }
 
+impl CpuProgram {
+    /// Runs op i, attention, on all rows of the step.
+    pub(super) fn run_attention(&mut self, i: usize, step: &Step<'_>) {
+        let Self { graph, weights, values, kv, pool, fast, .. } = self;
+        let (Some(Fast { isa, partials, .. }), Kv::Fast(cache)) = (fast, kv) else { unreachable!("made together") };
+        let Op::Attention { q, spec, .. } = &graph.ops[i] else { unreachable!("attention") };
+        let id = ValueId(i as u32);
+        let mut buffer = values.take(id);
+        let inputs = Inputs { spec, step, cache, q: values.get(*q) };
+        let sinks = weights[i].vector.as_deref();
+        let blocks = attention::blocks(spec, step);
+        let (n_head_kv, dh) = (spec.n_head_kv, spec.head_dim);
+        if !attention::divides(spec, &blocks) {
+            let parts = Parts::new(&mut [out(values, graph, &mut buffer, i)]);
+            pool.run(blocks.len() * n_head_kv, &|task, scratch| {
+                let (block, head_kv) = (&blocks[task / n_head_kv], task % n_head_kv);
+                // SAFETY: a row and a head are in one task only.
+                let mut columns = unsafe { parts.columns(0, 0..spec.n_head * dh) };
+                isa.run(Whole { inputs, block, head_kv, sinks, scratch, out: &mut columns });
+            });
+        } else {
+            let tasks: Vec<(&Block, usize, usize)> = blocks
+                .iter()
+                .flat_map(|block| (0..n_head_kv).map(move |head_kv| (block, head_kv)))
+                .flat_map(|(block, head_kv)| block.chunks.clone().map(move |chunk| (block, head_kv, chunk)))
+                .collect();
+            let len = attention::partial_len(spec);
+            partials.resize(partials.len().max(tasks.len() * len), 0.0);
+            pool.chunks(&mut partials[..tasks.len() * len], len, |task, partial, scratch| {
+                let (Block { rows, .. }, head_kv, chunk) = tasks[task];
+                isa.run(Partial { inputs, rows: rows.clone(), head_kv, chunk, partial, scratch });
+            });
+            let mut partials = &partials[..];
+            let group = spec.n_head / n_head_kv;
+            for (block, head_kv) in blocks.iter().flat_map(|block| (0..n_head_kv).map(move |head_kv| (block, head_kv)))
+            {
+                let (of_block, rest) = partials.split_at(block.chunks.len() * len);
+                partials = rest;
+                for query in 0..block.rows.len() * group {
+                    let (t, head) = (block.rows.start + query / group, head_kv * group + query % group);
+                    let each = of_block.chunks_exact(len).map(|partial| attention::partial_of(spec, partial, query));
+                    let out = &mut buffer[(t * spec.n_head + head) * dh..][..dh];
+                    attention::merge(sinks.map(|sinks| sinks[head]), each, out);
+                }
+            }
+        }
+        values.put(id, buffer);
+    }
+}
+
 /// Runs op `last` on columns of the `products`, which are `made`, and of what was there before.
 fn one_by_one(
+    isa: Isa,
     graph: &Graph,
     values: &Values,
     products: &[usize],
@@ -219,8 +282,8 @@ fn one_by_one(
         let a = a_made.as_mut().map_or_else(|| before(a), |made| made.row(t));
         let b = b_made.as_mut().map_or_else(|| before(b), |made| made.row(t));
         match &graph.ops[last] {
-            Op::Gated { act, .. } => ops::gated::gated(*act, a, b, y.row(t)),
-            Op::Add { .. } => ops::add::add(a, b, y.row(t)),
+            Op::Gated { act, .. } => elementwise::gated(isa, *act, a, b, y.row(t)),
+            Op::Add { .. } => elementwise::add(isa, a, b, y.row(t)),
             op => unreachable!("{op:?} is in no group"),
         }
     }

@@ -20,9 +20,13 @@ use self::fast::Fast;
 use self::ops::attention::Context;
 use self::ops::kv::KvCache;
 pub use self::simd::Isa;
+use self::simd::elementwise;
+use self::simd::kv::Cache;
 use self::threads::Pool;
 use self::values::Values;
-use crate::backend::{CHOSEN, Info, Limits, Memory, Output, Program, Row, Step, Want, Weights, check_step, draw};
+use crate::backend::{
+    CHOSEN, Info, KvFormat, Limits, Memory, Output, Program, Row, Step, Want, Weights, check_step, draw,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, ValueId, WeightRef};
 use crate::quant::Weight;
@@ -45,6 +49,12 @@ pub enum Kernels {
 }
 
 impl Kernels {
+    /// Whether they store keys and values so; those of the reference are f32.
+    pub fn stores(self, kv: KvFormat) -> bool {
+        let is_reference = self == Kernels::Reference || self == Kernels::Fast && Isa::best().is_none();
+        !is_reference || kv == KvFormat::F32
+    }
+
     /// The names of all of them.
     pub fn names() -> Vec<&'static str> {
         ["fast", "reference"].into_iter().chain(Isa::ALL.map(Isa::name)).collect()
@@ -82,11 +92,13 @@ pub struct Options {
     pub keep_tensors: bool,
     /// What computes.
     pub kernels: Kernels,
+    /// How SIMD kernels store keys and values; the reference has f32 only.
+    pub kv: KvFormat,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 1, keep_tensors: false, kernels: Kernels::Fast }
+        Self { threads: 1, keep_tensors: false, kernels: Kernels::Fast, kv: KvFormat::F16 }
     }
 }
 
@@ -121,7 +133,10 @@ pub fn compile(graph: &Graph, weights: &dyn Weights, limits: Limits, options: Op
     Ok(CpuProgram {
         values: Values::new(graph, &groups, &limits, options.keep_tensors),
         angles: graph.ropes.iter().map(|rope| vec![[0.0; 2]; limits.max_rows * rope.inv_freq.len()]).collect(),
-        kv: KvCache::new(&graph.kv, limits.n_pages),
+        kv: match isa {
+            Some(_) => Kv::Fast(Cache::new(options.kv, &graph.kv, limits.n_pages)),
+            None => Kv::Reference(KvCache::new(&graph.kv, limits.n_pages)),
+        },
         graph: graph.clone(),
         weights: op_weights,
         groups,
@@ -149,10 +164,16 @@ pub struct CpuProgram {
     values: Values,
     /// For each rope of the graph (cos, sin) by row and pair.
     angles: Vec<Vec<[f32; 2]>>,
-    kv: KvCache,
+    kv: Kv,
     pool: Pool,
     /// The tokens of the last step that chose any.
     chosen: Vec<Option<u32>>,
+}
+
+/// The KV cache.
+enum Kv {
+    Reference(KvCache),
+    Fast(Cache),
 }
 
 /// What an op reads of the file.
@@ -226,6 +247,7 @@ impl Program for CpuProgram {
         for (g, group) in groups.iter().enumerate() {
             match self.graph.ops[group[0]] {
                 Op::MatMul { .. } if self.fast.is_some() => self.run_products(g, group),
+                Op::Attention { .. } if self.fast.is_some() => self.run_attention(group[0], step),
                 _ => self.run_op(group[0], step),
             }
         }
@@ -264,7 +286,10 @@ impl Program for CpuProgram {
         let rounded = self.fast.as_ref().map_or(0, Fast::bytes);
         let memory = Memory {
             weights_bytes: (matrices.values().sum::<usize>() + vectors.sum::<usize>()) as u64,
-            kv_bytes: self.kv.bytes(),
+            kv_bytes: match &self.kv {
+                Kv::Reference(kv) => kv.bytes(),
+                Kv::Fast(kv) => kv.bytes(),
+            },
             scratch_bytes: (self.values.bytes() + angles.sum::<usize>() + per_thread + rounded) as u64,
         };
         let threads = if self.threads == 1 { "thread" } else { "threads" };
@@ -289,6 +314,7 @@ impl CpuProgram {
 
     /// Runs op i on all rows of the step.
     fn run_op(&mut self, i: usize, step: &Step<'_>) {
+        let isa = self.isa();
         let Self { graph, weights, values, angles, kv, pool, .. } = self;
         let (op, weights) = (&graph.ops[i], &weights[i]);
         let id = ValueId(i as u32);
@@ -302,7 +328,11 @@ impl CpuProgram {
             Op::RmsNorm { x, eps, .. } => {
                 let x = values.get(*x);
                 pool.chunks(out, width, |t, out, _| {
-                    ops::rms_norm::rms_norm(&x[t * width..][..width], weights.vector(), *eps, out);
+                    let (x, weight) = (&x[t * width..][..width], weights.vector());
+                    match isa {
+                        Some(isa) => elementwise::rms_norm(isa, x, weight, *eps, out),
+                        None => ops::rms_norm::rms_norm(x, weight, *eps, out),
+                    }
                 });
             }
             Op::MatMul { x, .. } => {
@@ -316,8 +346,13 @@ impl CpuProgram {
                     ops::rope::rope(kind, &angles[t * n_pairs..][..n_pairs], &x[t * width..][..width], *head_dim, out);
                 });
             }
-            Op::StoreKv { layer, k, v } => kv.store_step(*layer, step, values.get(*k), values.get(*v)),
+            Op::StoreKv { layer, k, v } => match (kv, isa) {
+                (Kv::Fast(kv), Some(isa)) => kv.store_step(isa, *layer, step, values.get(*k), values.get(*v)),
+                (Kv::Reference(kv), None) => kv.store_step(*layer, step, values.get(*k), values.get(*v)),
+                _ => unreachable!("made together"),
+            },
             Op::Attention { q, spec, .. } => {
+                let Kv::Reference(kv) = kv else { unreachable!("the fast path has its own attention") };
                 let q = values.get(*q);
                 pool.chunks(out, spec.head_dim, |i, out, scratch| {
                     let (t, head) = (i / spec.n_head, i % spec.n_head);
@@ -330,16 +365,25 @@ impl CpuProgram {
             }
             Op::Gated { gate, up, act } => {
                 let (gate, up) = (values.get(*gate), values.get(*up));
-                elementwise(pool, out, |range, out| ops::gated::gated(*act, &gate[range.clone()], &up[range], out));
+                one_by_one(pool, out, |range, out| match isa {
+                    Some(isa) => elementwise::gated(isa, *act, &gate[range.clone()], &up[range], out),
+                    None => ops::gated::gated(*act, &gate[range.clone()], &up[range], out),
+                });
             }
             Op::Add { a, b } => {
                 let (a, b) = (values.get(*a), values.get(*b));
-                elementwise(pool, out, |range, out| ops::add::add(&a[range.clone()], &b[range], out));
+                one_by_one(pool, out, |range, out| match isa {
+                    Some(isa) => elementwise::add(isa, &a[range.clone()], &b[range], out),
+                    None => ops::add::add(&a[range.clone()], &b[range], out),
+                });
             }
             Op::OutputRows { x } => ops::output_rows::output_rows(values.get(*x), width, step.outputs, out),
             Op::Softcap { x, cap } => {
                 let x = values.get(*x);
-                elementwise(pool, out, |range, out| ops::softcap::softcap(*cap, &x[range], out));
+                one_by_one(pool, out, |range, out| match isa {
+                    Some(isa) => elementwise::softcap(isa, *cap, &x[range], out),
+                    None => ops::softcap::softcap(*cap, &x[range], out),
+                });
             }
         }
         values.put(id, buffer);
@@ -347,6 +391,6 @@ impl CpuProgram {
 }
 
 /// Runs an op that treats each number by itself; `op` gets the range of the numbers and where they go.
-fn elementwise(pool: &mut Pool, out: &mut [f32], op: impl Fn(Range<usize>, &mut [f32]) + Sync) {
+fn one_by_one(pool: &mut Pool, out: &mut [f32], op: impl Fn(Range<usize>, &mut [f32]) + Sync) {
     pool.chunks(out, ELEMENTS, |i, out, _| op(i * ELEMENTS..i * ELEMENTS + out.len(), out));
 }

@@ -4,9 +4,9 @@
 //! of an embedding per row, keys and values of the positions in use as often as workgroups read them; and the tensors of a
 //! step, which mostly stay in caches, apart.
 
+use super::KvFormat;
 use super::fuse::Fused;
 use super::kernels::{Bind, Call, Grid};
-use super::kv::KvFormat;
 use super::memory::WeightMemory;
 use crate::backend::Row;
 use crate::graph::{Graph, KvShape};

@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use super::KvFormat;
 use super::device::{Capabilities, Device, DeviceOptions};
 use super::kernels::Lower;
-use super::kv::KvFormat;
 use super::matrix::MatrixUnit;
 use super::memory::WeightMemory;
 use super::pipeline;

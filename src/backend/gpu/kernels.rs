@@ -3,11 +3,11 @@
 //! A node becomes one call, or one per part where its weight is split over several bindings. Whether one row runs
 //! or many decides between matvec and matmul; everything else is the same kernel with another grid.
 
+use super::KvFormat;
 use super::attention::Visible;
 use super::device::Capabilities;
 use super::fold::Fold;
 use super::fuse::{Epilogue, Fused, Node, View};
-use super::kv::KvFormat;
 use super::matmul;
 use super::matvec::MatVec;
 use super::memory::{GROUP, MatrixRef, WeightMemory};

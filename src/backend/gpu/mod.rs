@@ -19,7 +19,6 @@ mod fuse;
 mod inputs;
 mod inventory;
 mod kernels;
-mod kv;
 mod matmul;
 mod matrix;
 mod matvec;
@@ -43,9 +42,9 @@ mod vulkan;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use super::KvFormat;
 pub use device::{AdapterInfo, AdapterKind, DeviceOptions, adapters};
 pub use inventory::{Compiler, Kernel, Turn, kernels};
-pub use kv::KvFormat;
 pub use matrix::{Matrices, matrices};
 pub use program::{GpuProgram, compile};
 

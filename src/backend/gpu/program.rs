@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::KvFormat;
 use super::attention;
 use super::cost::{Cost, Span};
 use super::device::{Device, DeviceOptions};
@@ -16,7 +17,6 @@ use super::fold;
 use super::fuse::{self, Fused};
 use super::inputs::Inputs;
 use super::kernels::{Bind, Call, Lower, Mode, Shape};
-use super::kv::KvFormat;
 use super::matvec::Decode;
 use super::memory::{self, MatrixRef, WeightMemory};
 use super::pace::{Flights, Pace};

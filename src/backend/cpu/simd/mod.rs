@@ -8,11 +8,15 @@
 //! `ops` has the reference of each of these, and is what runs where there is no instruction set of [`Isa::ALL`].
 
 pub(super) mod activations;
+pub(super) mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(super) mod elementwise;
 pub(super) mod gemm;
+pub(super) mod kv;
+mod math;
 mod matvec;
 mod scales;
 pub(super) mod vector;

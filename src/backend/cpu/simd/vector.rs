@@ -19,6 +19,9 @@ pub(in crate::backend::cpu) trait Vector: Copy {
     /// As many 32-bit integers.
     type Ints: Copy;
 
+    /// Asks memory for the line of `p`, for all caches if `near`, else for those behind the first one. Any address will do.
+    unsafe fn prefetch(p: *const u8, near: bool);
+
     /// `x` in each lane.
     unsafe fn splat(x: f32) -> Self;
     /// `LEN` numbers.
@@ -50,8 +53,8 @@ pub(in crate::backend::cpu) trait Vector: Copy {
     unsafe fn max(self, b: Self) -> Self;
     /// The smaller ones; what comes of a NaN is not said.
     unsafe fn min(self, b: Self) -> Self;
-    /// |self|
-    unsafe fn abs(self) -> Self;
+    /// `yes` in lanes in which self is less than b, else `no`.
+    unsafe fn if_less(self, b: Self, yes: Self, no: Self) -> Self;
     /// The nearest integers, of two equally near ones the even one.
     unsafe fn round(self) -> Self;
     /// 2ⁿ for lanes that are integers n from -126 to 127.

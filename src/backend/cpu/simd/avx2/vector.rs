@@ -33,6 +33,16 @@ impl Vector for Lanes {
     type Ints = __m256i;
 
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8, near: bool) {
+        unsafe {
+            if near {
+                _mm_prefetch::<_MM_HINT_T0>(p.cast());
+            } else {
+                _mm_prefetch::<_MM_HINT_T1>(p.cast());
+            }
+        }
+    }
+    #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         unsafe { Self(_mm256_set1_ps(x)) }
     }
@@ -93,8 +103,8 @@ impl Vector for Lanes {
         unsafe { Self(_mm256_min_ps(self.0, b.0)) }
     }
     #[inline(always)]
-    unsafe fn abs(self) -> Self {
-        unsafe { Self(_mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0)) }
+    unsafe fn if_less(self, b: Self, yes: Self, no: Self) -> Self {
+        unsafe { Self(_mm256_blendv_ps(no.0, yes.0, _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, b.0))) }
     }
     #[inline(always)]
     unsafe fn round(self) -> Self {

@@ -92,6 +92,7 @@ impl<const N: usize> Sums<N> {
     }
 
     /// Adds the blocks 2p and 2p + 1, the second one only if `there` says that it is.
+    #[expect(clippy::needless_range_loop, reason = "registers by index: iterators over them are not always inlined")]
     #[inline(always)]
     unsafe fn add_pair<F: Unpack>(&mut self, rows: [WeightRow; N], x: ActivationRow<'_>, p: usize, there: [bool; 2]) {
         let b = 2 * p;

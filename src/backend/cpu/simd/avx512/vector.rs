@@ -32,6 +32,16 @@ impl Vector for Lanes {
     type Ints = __m512i;
 
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8, near: bool) {
+        unsafe {
+            if near {
+                _mm_prefetch::<_MM_HINT_T0>(p.cast());
+            } else {
+                _mm_prefetch::<_MM_HINT_T1>(p.cast());
+            }
+        }
+    }
+    #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         unsafe { Self(_mm512_set1_ps(x)) }
     }
@@ -92,8 +102,8 @@ impl Vector for Lanes {
         unsafe { Self(_mm512_min_ps(self.0, b.0)) }
     }
     #[inline(always)]
-    unsafe fn abs(self) -> Self {
-        unsafe { Self(_mm512_abs_ps(self.0)) }
+    unsafe fn if_less(self, b: Self, yes: Self, no: Self) -> Self {
+        unsafe { Self(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, b.0), no.0, yes.0)) }
     }
     #[inline(always)]
     unsafe fn round(self) -> Self {

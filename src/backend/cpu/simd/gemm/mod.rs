@@ -189,6 +189,7 @@ unsafe fn block_of_rows<V: Vector>(strip: Strip<'_>, x: &[f32], rows: usize, t: 
 }
 
 /// `R` rows of x with a strip: the sums stay in registers.
+#[expect(clippy::needless_range_loop, reason = "registers by index: iterators over them are not always inlined")]
 #[inline(always)]
 unsafe fn tile<V: Vector, const R: usize>(strip: Strip<'_>, x: &[f32], t: usize, y: &mut Columns<'_>) {
     let Strip { panel, k, depth, first, n, bias } = strip;

@@ -26,7 +26,7 @@ impl KvFormat {
     }
 
     /// The file in `shaders/kv` and in `shaders/kv_store`.
-    pub(super) fn module(self) -> &'static str {
+    pub(crate) fn module(self) -> &'static str {
         match self {
             KvFormat::F16 => "f16",
             KvFormat::Q8_0 => "q8_0",

@@ -1,0 +1,267 @@
+//! The KV cache of the fast path: pages that are allocated when a step first writes to them, in the order in which attention
+//! reads them.
+//!
+//! A page has [`PAGE_LEN`] positions of all layers. In it each layer has for each head its keys `[Dh, PAGE_LEN]`, so that a
+//! vector is one element of many positions, and its values `[PAGE_LEN, Dh]`, so that a vector is many elements of one.
+//! With `q8_0` a scale is for 32 elements of one position, as in ggml's format.
+
+use half::f16;
+
+use super::Isa;
+use super::vector::{Kernel, MAX_LANES, Vector};
+use crate::backend::{KvFormat, PAGE_LEN, Step};
+use crate::graph::KvShape;
+
+/// Elements that share a scale in `q8_0`.
+const BLOCK: usize = 32;
+/// Bytes behind a page that are read with its last head, whatever they are.
+const BEYOND: usize = 2 * MAX_LANES * size_of::<f32>();
+
+/// All pages of a program.
+pub(in crate::backend::cpu) struct Cache {
+    format: KvFormat,
+    layers: Vec<KvShape>,
+    /// Where each layer starts in a page, in bytes.
+    starts: Vec<usize>,
+    page_bytes: usize,
+    /// Words, which numbers of all formats are aligned in.
+    pages: Vec<Option<Box<[u32]>>>,
+    /// A row of a head, before it is put where it belongs.
+    halves: Vec<u16>,
+}
+
+/// Bytes of the keys of a head in a page, as many as of the values.
+fn head_bytes(format: KvFormat, head_dim: usize) -> usize {
+    match format {
+        KvFormat::F32 => 4 * head_dim * PAGE_LEN,
+        KvFormat::F16 => 2 * head_dim * PAGE_LEN,
+        KvFormat::Q8_0 => (head_dim + 2 * head_dim.div_ceil(BLOCK)) * PAGE_LEN,
+    }
+}
+
+impl Cache {
+    /// A cache of `n_pages` pages, none of them allocated yet.
+    pub(in crate::backend::cpu) fn new(format: KvFormat, layers: &[KvShape], n_pages: usize) -> Self {
+        let mut page_bytes = 0;
+        let starts = layers.iter().map(|layer| {
+            let start = page_bytes;
+            page_bytes += 2 * layer.n_head_kv * head_bytes(format, layer.head_dim);
+            start
+        });
+        Self {
+            format,
+            starts: starts.collect(),
+            layers: layers.to_vec(),
+            // Words, of which an odd half may be left over.
+            page_bytes: page_bytes.next_multiple_of(size_of::<u32>()),
+            pages: vec![None; n_pages],
+            halves: Vec::new(),
+        }
+    }
+
+    /// Bytes of the pages that are allocated.
+    pub(in crate::backend::cpu) fn bytes(&self) -> u64 {
+        (self.pages.iter().flatten().count() * self.page_bytes) as u64
+    }
+
+    /// Writes the keys and values `[T, Hkv·Dh]` of all rows of a step.
+    pub(in crate::backend::cpu) fn store_step(
+        &mut self,
+        isa: Isa,
+        layer: usize,
+        step: &Step<'_>,
+        k: &[f32],
+        v: &[f32],
+    ) {
+        let KvShape { n_head_kv, head_dim } = self.layers[layer];
+        let (width, n_blocks) = (n_head_kv * head_dim, head_dim.div_ceil(BLOCK));
+        let bytes = head_bytes(self.format, head_dim);
+        for ((row, k), v) in step.rows.iter().zip(k.chunks_exact(width)).zip(v.chunks_exact(width)) {
+            let (page, slot) = (row.pos as usize / PAGE_LEN, row.pos as usize % PAGE_LEN);
+            let page = &mut self.pages[step.pages[row.seq as usize][page] as usize];
+            let page = page.get_or_insert_with(|| vec![0; (self.page_bytes + BEYOND) / size_of::<u32>()].into());
+            let heads = &mut bytemuck::cast_slice_mut::<u32, u8>(page)[self.starts[layer]..][..2 * n_head_kv * bytes];
+            let (keys, values) = heads.split_at_mut(n_head_kv * bytes);
+            for (bytes, numbers) in keys.chunks_exact_mut(bytes).zip(k.chunks_exact(head_dim)) {
+                let at = |i| i * PAGE_LEN + slot;
+                store(isa, self.format, numbers, bytes, at, at, &mut self.halves);
+            }
+            for (bytes, numbers) in values.chunks_exact_mut(bytes).zip(v.chunks_exact(head_dim)) {
+                let (at, block_at) = (|i| slot * head_dim + i, |b| slot * n_blocks + b);
+                store(isa, self.format, numbers, bytes, at, block_at, &mut self.halves);
+            }
+        }
+    }
+
+    /// Keys and values of the head `head_kv` of `layer` in `page`.
+    ///
+    /// # Panics
+    /// If nothing was ever stored in the page.
+    pub(in crate::backend::cpu) fn head(&self, layer: usize, page: u32, head_kv: usize) -> Head<'_> {
+        let KvShape { n_head_kv, head_dim } = self.layers[layer];
+        let data = self.pages[page as usize].as_deref().expect("a row attends only to positions that were stored");
+        let bytes = head_bytes(self.format, head_dim);
+        let head = |i: usize| &bytemuck::cast_slice(data)[self.starts[layer] + i * bytes..][..bytes];
+        Head { format: self.format, head_dim, keys: head(head_kv), values: head(n_head_kv + head_kv) }
+    }
+}
+
+/// Stores the numbers of a head at one position: number i at `at(i)`, the scale of block b at `block_at(b)`.
+fn store(
+    isa: Isa,
+    format: KvFormat,
+    numbers: &[f32],
+    bytes: &mut [u8],
+    at: impl Fn(usize) -> usize,
+    block_at: impl Fn(usize) -> usize,
+    halves: &mut Vec<u16>,
+) {
+    match format {
+        KvFormat::F32 => {
+            let to: &mut [f32] = bytemuck::cast_slice_mut(bytes);
+            numbers.iter().enumerate().for_each(|(i, &x)| to[at(i)] = x);
+        }
+        KvFormat::F16 => {
+            halves.resize(halves.len().max(numbers.len() + MAX_LANES), 0);
+            isa.run(ToHalves(numbers, halves));
+            let to: &mut [u16] = bytemuck::cast_slice_mut(bytes);
+            halves.iter().take(numbers.len()).enumerate().for_each(|(i, &x)| to[at(i)] = x);
+        }
+        KvFormat::Q8_0 => {
+            let (quants, scales) = bytes.split_at_mut(numbers.len() * PAGE_LEN);
+            let scales: &mut [u16] = bytemuck::cast_slice_mut(scales);
+            for (b, block) in numbers.chunks(BLOCK).enumerate() {
+                let largest = block.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
+                let per_unit = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+                scales[block_at(b)] = f16::from_f32(largest / 127.0).to_bits();
+                for (i, x) in block.iter().enumerate() {
+                    quants[at(b * BLOCK + i)] = (x * per_unit).round() as i8 as u8;
+                }
+            }
+        }
+    }
+}
+
+/// Numbers in half precision; the other slice has room for a register more.
+struct ToHalves<'a>(&'a [f32], &'a mut [u16]);
+
+impl Kernel for ToHalves<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        assert!(self.1.len() >= self.0.len() + V::LEN, "room for whole registers");
+        for i in (0..self.0.len()).step_by(V::LEN) {
+            let n = V::LEN.min(self.0.len() - i);
+            // SAFETY: n numbers are there, and room for a register.
+            unsafe { V::load_first(self.0.as_ptr().add(i), n).store_half(self.1.as_mut_ptr().add(i)) }
+        }
+    }
+}
+
+/// Where numbers are, and in which precision.
+#[derive(Clone, Copy)]
+pub(in crate::backend::cpu) enum Numbers {
+    Floats(*const f32),
+    Halves(*const u16),
+}
+
+/// Keys and values of a head in a page. Behind them there are [`BEYOND`] bytes that can be read.
+pub(in crate::backend::cpu) struct Head<'a> {
+    format: KvFormat,
+    head_dim: usize,
+    keys: &'a [u8],
+    values: &'a [u8],
+}
+
+impl Head<'_> {
+    /// The bytes of the keys.
+    pub(in crate::backend::cpu) fn keys(&self) -> &[u8] {
+        self.keys
+    }
+
+    /// The bytes of the values.
+    pub(in crate::backend::cpu) fn values(&self) -> &[u8] {
+        self.values
+    }
+
+    /// The keys `[Dh, PAGE_LEN]`, in `panel` or where they are: halves only if not `in_f32`.
+    ///
+    /// # Safety
+    /// The processor has the instruction set of `V`, and the panel has [`panel_len`] numbers.
+    #[inline(always)]
+    pub(in crate::backend::cpu) unsafe fn unpack_keys<V: Vector>(&self, panel: *mut f32, in_f32: bool) -> Numbers {
+        let p = self.keys.as_ptr();
+        // SAFETY: as many numbers are there.
+        unsafe {
+            match self.format {
+                KvFormat::F32 => return Numbers::Floats(p.cast()),
+                KvFormat::F16 if !in_f32 => return Numbers::Halves(p.cast()),
+                KvFormat::F16 => {
+                    for i in (0..self.head_dim * PAGE_LEN).step_by(V::LEN) {
+                        V::load_half(p.cast::<u16>().add(i)).store(panel.add(i));
+                    }
+                }
+                KvFormat::Q8_0 => {
+                    let scales = p.add(self.head_dim * PAGE_LEN).cast::<u16>();
+                    for slots in (0..PAGE_LEN).step_by(V::LEN) {
+                        for b in 0..self.head_dim.div_ceil(BLOCK) {
+                            let scale = V::load_half(scales.add(b * PAGE_LEN + slots));
+                            for i in b * BLOCK..self.head_dim.min((b + 1) * BLOCK) {
+                                let at = i * PAGE_LEN + slots;
+                                V::load_i8(p.add(at).cast()).mul(scale).store(panel.add(at));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Numbers::Floats(panel)
+    }
+
+    /// The values, in `panel` or where they are (halves only if not `in_f32`), and how many numbers there are from one position to the next: Dh, or
+    /// more.
+    ///
+    /// # Safety
+    /// As for [`unpack_keys`](Self::unpack_keys).
+    #[inline(always)]
+    pub(in crate::backend::cpu) unsafe fn unpack_values<V: Vector>(
+        &self,
+        panel: *mut f32,
+        in_f32: bool,
+    ) -> (Numbers, usize) {
+        let (p, width) = (self.values.as_ptr(), self.head_dim.next_multiple_of(BLOCK));
+        // SAFETY: as many numbers are there; what is read beyond those of a position is not used.
+        unsafe {
+            match self.format {
+                KvFormat::F32 => return (Numbers::Floats(p.cast()), self.head_dim),
+                KvFormat::F16 if !in_f32 => return (Numbers::Halves(p.cast()), self.head_dim),
+                KvFormat::F16 => {
+                    for slot in 0..PAGE_LEN {
+                        for i in (0..self.head_dim).step_by(V::LEN) {
+                            let half = p.cast::<u16>().add(slot * self.head_dim + i);
+                            V::load_half(half).store(panel.add(slot * width + i));
+                        }
+                    }
+                }
+                KvFormat::Q8_0 => {
+                    let scales = p.add(self.head_dim * PAGE_LEN).cast::<u16>();
+                    let n_blocks = self.head_dim.div_ceil(BLOCK);
+                    for slot in 0..PAGE_LEN {
+                        for i in (0..self.head_dim).step_by(V::LEN) {
+                            let scale = f16::from_bits(*scales.add(slot * n_blocks + i / BLOCK)).to_f32();
+                            let quants = V::load_i8(p.add(slot * self.head_dim + i).cast());
+                            quants.mul(V::splat(scale)).store(panel.add(slot * width + i));
+                        }
+                    }
+                }
+            }
+        }
+        (Numbers::Floats(panel), width)
+    }
+}
+
+/// Numbers in a panel of keys or values.
+pub(in crate::backend::cpu) fn panel_len(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(BLOCK) * PAGE_LEN + 2 * MAX_LANES
+}

@@ -15,7 +15,8 @@ use super::{out, profile};
 /// Measure tokens per second
 ///
 /// `pp512` is a prompt of 512 tokens, `tg128` are 128 tokens generated one by one; `@ d1024` behind 1024 tokens that are
-/// in the context already. Each test is run once to warm up, then as often as asked for: mean ± standard deviation.
+/// in the context already; `× 8` by eight sequences at once, all their tokens counted. Each test is run once to warm up, then
+/// as often as asked for: mean ± standard deviation.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -33,6 +34,10 @@ pub(super) struct Args {
     /// How many tokens are in the context before
     #[arg(short = 'd', long = "n-depth", value_name = "N,…", value_delimiter = ',', default_value = "0")]
     depth: Vec<usize>,
+
+    /// How many sequences generate at once
+    #[arg(short = 's', long = "n-seqs", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    n_seqs: u16,
 
     /// How often each test is run
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
@@ -54,6 +59,7 @@ pub(super) struct Args {
 struct Row {
     test: Test,
     depth: usize,
+    n_seqs: u16,
     speed: Speed,
 }
 
@@ -62,12 +68,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let tests = args.tests();
     let n_ctx = tests.iter().map(|(test, depth)| test.n_tokens() + depth).max().unwrap_or(0).max(2);
     let path = args.model.resolve()?;
-    let options = EngineOptions { expect_results: !args.host_only, ..args.model.options(Some(n_ctx))? };
+    let options = EngineOptions {
+        expect_results: !args.host_only,
+        max_sessions: args.n_seqs.into(),
+        ..args.model.options(Some(n_ctx))?
+    };
     let Loaded { mut program, facts, .. } = with_upload_bar(|progress| Loaded::open(&path, &options, progress))?;
     let mut rows = Vec::new();
     for (test, depth) in tests {
         let speed = measure(&mut *program, test, depth, args.repetitions.into())?;
-        rows.push(Row { test, depth, speed });
+        rows.push(Row { test, depth, n_seqs: args.n_seqs, speed });
     }
     out(if args.json { to_json(&facts, &rows) } else { to_table(&facts, &rows) })?;
     Ok(ExitCode::SUCCESS)
@@ -88,7 +98,8 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.test {
             Test::Prompt(n) => write!(f, "pp{n}")?,
-            Test::Generate(n) => write!(f, "tg{n}")?,
+            Test::Generate(n) if self.n_seqs == 1 => write!(f, "tg{n}")?,
+            Test::Generate(n) => write!(f, "tg{n} × {}", self.n_seqs)?,
         }
         if self.depth > 0 { write!(f, " @ d{}", self.depth) } else { Ok(()) }
     }
@@ -128,6 +139,7 @@ fn to_json(facts: &Facts, rows: &[Row]) -> String {
             "n_prompt": n_prompt,
             "n_gen": n_gen,
             "depth": row.depth,
+            "n_seqs": row.n_seqs,
             "tokens_per_second": row.speed.mean(),
             "stddev": row.speed.stddev(),
             "samples": row.speed.samples,

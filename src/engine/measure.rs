@@ -15,12 +15,13 @@ use crate::error::{Error, Result};
 pub enum Test {
     /// A prompt of so many tokens, in steps of as many rows as the program takes; the last row's token is wanted.
     Prompt(usize),
-    /// So many tokens, each in a step of its own that starts from the token before.
+    /// So many tokens of each sequence that the program is compiled for, in steps that have one row of each and start from
+    /// the tokens before.
     Generate(usize),
 }
 
 impl Test {
-    /// Tokens that are run.
+    /// Tokens that are run, of one sequence.
     pub fn n_tokens(self) -> usize {
         match self {
             Test::Prompt(n) | Test::Generate(n) => n,
@@ -66,21 +67,26 @@ pub fn measure(program: &mut dyn Program, test: Test, depth: usize, repetitions:
     run.host_ns.clear();
     // Of the warm-up.
     let _ = run.program.profile();
+    let n_tokens = match test {
+        Test::Prompt(n) => n,
+        Test::Generate(n) => n * run.n_seqs(),
+    };
     let mut samples = Vec::with_capacity(repetitions);
     for _ in 0..repetitions {
         let start = Instant::now();
         run.once(test)?;
-        samples.push(test.n_tokens() as f64 / start.elapsed().as_secs_f64());
+        samples.push(n_tokens as f64 / start.elapsed().as_secs_f64());
     }
     run.host_ns.sort_unstable();
     let host = run.host_ns.get(run.host_ns.len() / 2).map(|&ns| Duration::from_nanos(ns));
     Ok(Speed { samples, host, profile: run.program.profile() })
 }
 
-/// A sequence that owns all pages, with `depth` tokens in it, behind which a test can be run again and again.
+/// Sequences that share all pages among them, with `depth` tokens in each, behind which a test can be run again and again.
 pub struct Run<'a> {
     program: &'a mut dyn Program,
-    pages: Vec<u32>,
+    /// Of each sequence.
+    pages: Vec<Vec<u32>>,
     n_vocab: usize,
     depth: usize,
     /// The host's part of each step.
@@ -97,11 +103,20 @@ impl<'a> Run<'a> {
         if needed > n_ctx {
             return Err(Error::ContextFull { needed, n_ctx });
         }
-        let pages = (0..n_ctx.div_ceil(PAGE_LEN) as u32).collect();
+        let n_pages = n_ctx.div_ceil(PAGE_LEN) as u32;
+        let pages = (0..program.limits().max_seqs as u32).map(|seq| (seq * n_pages..(seq + 1) * n_pages).collect());
+        let pages: Vec<Vec<u32>> = pages.collect();
         let n_vocab = program.graph().n_vocab;
         let mut run = Self { program, pages, n_vocab, depth, host_ns: Vec::new() };
-        run.prompt(0, depth, Want::Nothing)?;
+        for seq in 0..run.n_seqs() {
+            run.prompt(seq, 0, depth, Want::Nothing)?;
+        }
         Ok(run)
+    }
+
+    /// Sequences that generate at once.
+    pub fn n_seqs(&self) -> usize {
+        self.pages.len()
     }
 
     /// Runs `test`.
@@ -110,21 +125,22 @@ impl<'a> Run<'a> {
     /// If the device fails.
     pub fn once(&mut self, test: Test) -> Result<()> {
         match test {
-            Test::Prompt(n) => self.prompt(self.depth, n, Want::Argmax),
+            Test::Prompt(n) => self.prompt(0, self.depth, n, Want::Argmax),
             Test::Generate(n) => self.generate(self.depth, n),
         }
     }
 
-    /// Runs `n` arbitrary tokens from position `first` on, the last one with `want`.
-    fn prompt(&mut self, first: usize, n: usize, want: Want) -> Result<()> {
-        let rows: Vec<Row> = (first..first + n).map(|pos| self.row(self.arbitrary_token(pos), pos)).collect();
+    /// Runs `n` arbitrary tokens of a sequence from position `first` on, the last one with `want`.
+    fn prompt(&mut self, seq: usize, first: usize, n: usize, want: Want) -> Result<()> {
+        let rows = (first..first + n).map(|pos| Row { token: self.arbitrary_token(pos), pos: pos as u32, seq: 0 });
+        let rows: Vec<Row> = rows.collect();
         let chunk_len = self.program.limits().max_rows;
         let n_chunks = rows.len().div_ceil(chunk_len);
         for (i, rows) in rows.chunks(chunk_len).enumerate() {
             let last = [rows.len() as u32 - 1];
             let wanted = i + 1 == n_chunks && want != Want::Nothing;
             let (outputs, want) = if wanted { (&last[..], want) } else { (&[][..], Want::Nothing) };
-            self.program.run(&Step { rows, pages: &[&self.pages], outputs, want })?;
+            self.program.run(&Step { rows, pages: &[&self.pages[seq]], outputs, want })?;
             self.note_host();
         }
         Ok(())
@@ -133,41 +149,42 @@ impl<'a> Run<'a> {
     /// Generates `n` tokens greedily from position `first` on, as an engine does: the next step is submitted before the token that it
     /// starts from is known, where the program can do that.
     fn generate(&mut self, first: usize, n: usize) -> Result<()> {
-        let mut token = self.arbitrary_token(first);
+        let n_seqs = self.n_seqs();
+        let outputs: Vec<u32> = (0..n_seqs as u32).collect();
+        let chosen: Vec<u32> = outputs.iter().map(|seq| CHOSEN + seq).collect();
+        let mut tokens = vec![self.arbitrary_token(first); n_seqs];
         let mut under_way = VecDeque::new();
         for pos in first..first + n {
-            let rows = [self.row(token, pos)];
-            let step = Step { rows: &rows, pages: &[&self.pages], outputs: &[0], want: Want::Argmax };
+            let row = |(seq, &token)| Row { token, pos: pos as u32, seq };
+            let rows: Vec<Row> = (0..).zip(&tokens).map(row).collect();
+            let pages: Vec<&[u32]> = self.pages.iter().map(Vec::as_slice).collect();
+            let step = Step { rows: &rows, pages: &pages, outputs: &outputs, want: Want::Argmax };
             under_way.push_back(self.program.submit(&step)?);
             self.note_host();
-            token = CHOSEN;
+            tokens.clone_from(&chosen);
             if under_way.len() == self.program.max_in_flight()
                 && let Some(ticket) = under_way.pop_front()
             {
-                let id = self.finish(ticket)?;
+                let ids = self.finish(ticket)?;
                 if under_way.is_empty() {
-                    token = id;
+                    tokens = ids;
                 }
             }
         }
         under_way.into_iter().try_for_each(|ticket| self.finish(ticket).map(|_| ()))
     }
 
-    /// The token of a step.
-    fn finish(&mut self, ticket: Ticket) -> Result<u32> {
+    /// The tokens of a step.
+    fn finish(&mut self, ticket: Ticket) -> Result<Vec<u32>> {
         match self.program.finish(ticket)? {
-            Output::Tokens(ids) => ids[0].ok_or(Error::BadLogits),
-            output => unreachable!("a token was wanted, not {output:?}"),
+            Output::Tokens(ids) => ids.into_iter().map(|id| id.ok_or(Error::BadLogits)).collect(),
+            output => unreachable!("tokens were wanted, not {output:?}"),
         }
     }
 
     fn note_host(&mut self) {
         let counters = self.program.info().counters;
         self.host_ns.extend(counters.iter().find(|(name, _)| *name == "host_ns").map(|(_, ns)| ns));
-    }
-
-    fn row(&self, token: u32, pos: usize) -> Row {
-        Row { token, pos: pos as u32, seq: 0 }
     }
 
     /// The same at each run, and any in the vocabulary: what is computed does not depend on which token it is.

@@ -22,7 +22,7 @@ pub(super) struct ModelArgs {
     #[arg(long, value_name = "DEVICE", env = "HALFBYTE_DEVICE", hide_env_values = true, default_value = "auto")]
     device: String,
 
-    /// Threads, on the CPU [default: one per core]
+    /// Threads, on the CPU [default: one per physical core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
 

@@ -148,10 +148,31 @@ impl Loaded {
     }
 }
 
-/// Threads to compute with: one per physical core that this process may use, since a second one on the same core
-/// only takes its turn.
+/// Threads to compute with: one per physical core that this process may use (its affinity and, in a container, its share of the
+/// processor's time are heeded), since a second one on the same core only takes its turn. Of Apple's processors only the fast
+/// cores: a slow one would hold up the others at the end of every op.
 pub fn default_threads() -> usize {
-    num_cpus::get_physical().min(num_cpus::get()).max(1)
+    let physical = fast_cores().unwrap_or_else(num_cpus::get_physical);
+    physical.min(num_cpus::get()).max(1)
+}
+
+/// Cores of the fastest kind, on a system that tells kinds apart.
+#[cfg(target_os = "macos")]
+fn fast_cores() -> Option<usize> {
+    let mut cores: libc::c_int = 0;
+    let mut len = size_of_val(&cores);
+    let name = c"hw.perflevel0.physicalcpu";
+    // SAFETY: the name ends with a zero byte, and at most `len` bytes are written to `cores`, which is as long as that.
+    let failed =
+        unsafe { libc::sysctlbyname(name.as_ptr(), (&raw mut cores).cast(), &raw mut len, std::ptr::null_mut(), 0) }
+            != 0;
+    if failed { None } else { usize::try_from(cores).ok().filter(|&cores| cores > 0) }
+}
+
+/// Nobody says which cores are fast.
+#[cfg(not(target_os = "macos"))]
+fn fast_cores() -> Option<usize> {
+    None
 }
 
 fn limits(options: &EngineOptions, n_ctx_train: usize) -> Result<Limits> {

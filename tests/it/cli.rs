@@ -311,7 +311,7 @@ fn help_is_short_and_has_examples() {
                                [env: HALFBYTE_MODEL] [default: smollm2-135m]
           --device <DEVICE>    `auto`, `cpu`, `gpu`, or a part of an adapter's name [env:
                                HALFBYTE_DEVICE] [default: auto]
-      -t, --threads <N>        Threads, on the CPU [default: one per core]
+      -t, --threads <N>        Threads, on the CPU [default: one per physical core]
           --profile            Time every kernel, on a GPU that takes timestamps, and show where the
                                time goes
           --cache-type <TYPE>  How keys and values are stored: q8_0 takes half the memory of f16 and is

@@ -38,17 +38,30 @@ pub(crate) struct Pool {
 
 struct Shared {
     /// `epoch << 32 | OPEN | QUIT | workers inside`: one word, so that entering a job and its being open are one event.
-    state: AtomicU64,
+    state: Line<AtomicU64>,
     /// Written only while the state is closed and nobody is inside.
     job: UnsafeCell<Option<Job>>,
     /// The next task to hand out.
-    next: AtomicUsize,
+    next: Line<AtomicUsize>,
     /// The first panic of a worker's task.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// Held by a worker from its last look at the state until it sleeps, so that it misses no wake-up.
     lock: Mutex<()>,
     wake: Condvar,
     sleeping: AtomicUsize,
+}
+
+/// Alone on its cache line (on two, since processors fetch lines in pairs): all threads write these words all the time, and
+/// would take what lies beside them away from each other.
+#[repr(align(128))]
+struct Line<T>(T);
+
+impl<T> std::ops::Deref for Line<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -68,9 +81,9 @@ impl Pool {
     /// A pool of `threads`, the caller's own among them, each with `scratch_len` numbers of scratch.
     pub(crate) fn new(threads: usize, scratch_len: usize) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
-            state: AtomicU64::new(0),
+            state: Line(AtomicU64::new(0)),
             job: UnsafeCell::new(None),
-            next: AtomicUsize::new(0),
+            next: Line(AtomicUsize::new(0)),
             panic: Mutex::new(None),
             lock: Mutex::new(()),
             wake: Condvar::new(),

@@ -22,7 +22,7 @@ const COLUMNS: usize = 16;
 /// Tasks for each thread in a product with several rows, at least.
 const TASKS: usize = 8;
 /// Rows with which a product goes by way of a panel; fewer are multiplied one by one.
-const GEMM_ROWS: usize = 3;
+const GEMM_ROWS: usize = 9;
 
 /// What the kernels keep between ops.
 pub(super) struct Fast {

@@ -23,6 +23,8 @@ const SLACK: usize = 64;
 pub(super) unsafe trait Dots<F> {
     /// The registers of this instruction set.
     type Vector: Vector;
+    /// Vector registers that there are.
+    const REGISTERS: usize;
     /// Bytes behind a row that are read as well, whatever they are; at most 64.
     const BEYOND: usize;
 
@@ -40,11 +42,11 @@ pub(super) unsafe trait Dots<F> {
         unsafe { scales.unpack::<F, Self::Vector>(p, n_groups) }
     }
 
-    /// The products of `N` weight rows with x.
+    /// The products of `N` weight rows with `T` rows of x.
     ///
     /// # Safety
     /// The processor has the instruction set, and each row has the blocks that x has.
-    unsafe fn dots<const N: usize>(rows: [WeightRow; N], x: ActivationRow<'_>) -> [f32; N];
+    unsafe fn dots<const N: usize, const T: usize>(rows: [WeightRow; N], x: [ActivationRow<'_>; T]) -> [[f32; T]; N];
 }
 
 /// A weight row, and the scale and offset of each of its blocks (or groups, where their blocks share a scale).
@@ -101,36 +103,76 @@ pub(super) unsafe fn matvec<F: BlockScales, D: Dots<F>>(
             let n_groups = (end - first) * n_blocks / F::GROUP;
             D::unpack(&mut scales, bytes[first * row_bytes..].as_ptr(), n_groups, whole - end * row_bytes);
         }
-        let row = |m: usize| {
-            let [scales, mins] = scales.at((m - first) * stride);
-            WeightRow { bytes: bytes[m * row_bytes..].as_ptr(), scales, mins }
-        };
+        let lot = Lot { bytes, row_bytes, first, end, stride, scales: &scales };
         // Rows that what is read beyond them lies within the weight, too.
-        let readable = ((whole - D::BEYOND.min(whole)) / row_bytes).min(end);
-        for t in 0..x.n_rows() {
-            let x = x.row(t);
-            let mut m = first;
-            while m + M <= readable {
-                let rows = [row(m), row(m + 1), row(m + 2), row(m + 3)];
-                // SAFETY: as above, and what is read beyond a row lies within the weight.
-                let sums = unsafe { D::dots(rows, x) };
-                for (i, sum) in sums.into_iter().enumerate() {
-                    store(t, m + i, sum);
-                }
-                m += M;
-            }
-            for m in m..end {
-                let mut row = row(m);
-                if m >= readable {
-                    copy[..row_bytes].copy_from_slice(&bytes[m * row_bytes..][..row_bytes]);
-                    row.bytes = copy.as_ptr();
-                }
-                // SAFETY: as above; the copy has room behind it.
-                let [sum] = unsafe { D::dots([row], x) };
-                store(t, m, sum);
+        let readable = ((whole - D::BEYOND.min(whole)) / row_bytes).clamp(first, end);
+        let mut t = 0;
+        // SAFETY: as above; what is read beyond a readable row lies within the weight, and the copy has room behind it.
+        unsafe {
+            while t < x.n_rows() {
+                t += match x.n_rows() - t {
+                    1 => lot.tiles::<F, D, M, 1>(x, t, readable, copy, &mut store),
+                    2 | 3 => lot.tiles::<F, D, 2, 2>(x, t, readable, copy, &mut store),
+                    _ if D::REGISTERS > 16 => lot.tiles::<F, D, 2, 4>(x, t, readable, copy, &mut store),
+                    _ => lot.tiles::<F, D, 1, 4>(x, t, readable, copy, &mut store),
+                };
             }
         }
     }
 }
 
-const _: () = assert!(M == 4, "rows are listed four by four");
+/// Weight rows that are taken together, and their scales.
+#[derive(Clone, Copy)]
+struct Lot<'a> {
+    /// Of the weight.
+    bytes: &'a [u8],
+    row_bytes: usize,
+    /// The rows.
+    first: usize,
+    end: usize,
+    /// Scales in a row.
+    stride: usize,
+    scales: &'a Scales<'a>,
+}
+
+impl Lot<'_> {
+    #[inline(always)]
+    fn row(&self, m: usize) -> WeightRow {
+        let [scales, mins] = self.scales.at((m - self.first) * self.stride);
+        WeightRow { bytes: self.bytes[m * self.row_bytes..].as_ptr(), scales, mins }
+    }
+
+    /// Multiplies all rows with `T` rows of x from t on, `N` at a time; gives T. Rows from `readable` on are copied first.
+    #[inline(always)]
+    unsafe fn tiles<F: BlockScales, D: Dots<F>, const N: usize, const T: usize>(
+        self,
+        x: &Activations,
+        t: usize,
+        readable: usize,
+        copy: &mut [u8],
+        store: &mut impl FnMut(usize, usize, f32),
+    ) -> usize {
+        let x: [ActivationRow<'_>; T] = std::array::from_fn(|i| x.row(t + i));
+        let whole = readable - (readable - self.first) % N;
+        // SAFETY: as the caller promises.
+        unsafe {
+            for m in (self.first..whole).step_by(N) {
+                let sums = D::dots::<N, T>(std::array::from_fn(|i| self.row(m + i)), x);
+                for (i, sums) in sums.into_iter().enumerate() {
+                    sums.into_iter().enumerate().for_each(|(j, sum)| store(t + j, m + i, sum));
+                }
+            }
+            for m in whole..self.end {
+                let mut row = self.row(m);
+                if m >= readable {
+                    let bytes = &self.bytes[m * self.row_bytes..][..self.row_bytes];
+                    copy[..bytes.len()].copy_from_slice(bytes);
+                    row.bytes = copy.as_ptr();
+                }
+                let [sums] = D::dots::<1, T>([row], x);
+                sums.into_iter().enumerate().for_each(|(j, sum)| store(t + j, m, sum));
+            }
+        }
+        T
+    }
+}

@@ -6,7 +6,7 @@ use super::formats::Unpack;
 use super::vector::Lanes;
 use super::{sum, sums};
 use crate::backend::cpu::simd::activations::{ActivationRow, CHUNK_BLOCKS};
-use crate::backend::cpu::simd::matvec::{Dots, M, WeightRow};
+use crate::backend::cpu::simd::matvec::{Dots, WeightRow};
 
 /// Products with AVX2.
 pub(super) struct Avx2;
@@ -15,68 +15,82 @@ pub(super) struct Avx2;
 unsafe impl<F: Unpack> Dots<F> for Avx2 {
     type Vector = Lanes;
     const BEYOND: usize = 0;
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
-    unsafe fn dots<const N: usize>(rows: [WeightRow; N], x: ActivationRow<'_>) -> [f32; N] {
+    unsafe fn dots<const N: usize, const T: usize>(rows: [WeightRow; N], x: [ActivationRow<'_>; T]) -> [[f32; T]; N] {
         const { assert!(F::GROUP == 1 || F::GROUP == CHUNK_BLOCKS) };
-        let n_blocks = x.n_blocks;
+        let n_blocks = x[0].n_blocks;
         // SAFETY: as the caller promises.
         unsafe {
-            let mut totals = [_mm256_setzero_ps(); N];
+            let mut totals = [[_mm256_setzero_ps(); T]; N];
             for c in 0..n_blocks.div_ceil(CHUNK_BLOCKS) {
-                let mut sums = [_mm256_setzero_ps(); N];
+                let mut sums = [[_mm256_setzero_ps(); T]; N];
                 if F::GROUP == CHUNK_BLOCKS {
                     // Unrolled: shifts are by constants then.
                     for j in (0..CHUNK_BLOCKS).step_by(2) {
-                        sums = add_two::<F, N>(sums, rows, x, c, j);
+                        sums = add_two::<F, N, T>(sums, rows, x, c, j);
                     }
                 } else {
                     let there = CHUNK_BLOCKS.min(n_blocks - c * CHUNK_BLOCKS);
                     for j in (0..there - there % 2).step_by(2) {
-                        sums = add_two::<F, N>(sums, rows, x, c, j);
+                        sums = add_two::<F, N, T>(sums, rows, x, c, j);
                     }
                     if there % 2 == 1 {
                         for m in 0..N {
-                            let block = rows[m].bytes.add((n_blocks - 1) * F::GROUP_BYTES);
-                            sums[m] = add_block::<F>(sums[m], rows[m], F::quants(block, 0), x, n_blocks - 1);
+                            let q = F::quants(rows[m].bytes.add((n_blocks - 1) * F::GROUP_BYTES), 0);
+                            for t in 0..T {
+                                sums[m][t] = add_block::<F>(sums[m][t], rows[m], q, x[t], n_blocks - 1);
+                            }
                         }
                     }
                 }
-                totals = add_chunk::<F, N>(totals, sums, rows, x, c);
+                totals = add_chunk::<F, N, T>(totals, sums, rows, x, c);
             }
-            if F::MINS {
+            let mut result = [[0.0; T]; N];
+            for t in 0..T {
+                let mut whole = [_mm256_setzero_ps(); N];
                 for m in 0..N {
-                    totals[m] = _mm256_add_ps(totals[m], offsets(rows[m].mins, x));
+                    whole[m] = totals[m][t];
+                    if F::MINS {
+                        whole[m] = _mm256_add_ps(whole[m], offsets(rows[m].mins, x[t]));
+                    }
+                }
+                if N == 4 {
+                    let four = sums([whole[0], whole[1 % N], whole[2 % N], whole[3 % N]]);
+                    (0..N).for_each(|m| result[m][t] = four[m]);
+                } else {
+                    for m in 0..N {
+                        result[m][t] = sum(whole[m]);
+                    }
                 }
             }
-            if N == M {
-                let four = sums([totals[0], totals[1 % N], totals[2 % N], totals[3 % N]]);
-                std::array::from_fn(|m| four[m])
-            } else {
-                std::array::from_fn(|m| sum(totals[m]))
-            }
+            result
         }
     }
 }
 
 /// Adds two blocks of chunk c, from its block j on.
 #[inline(always)]
-unsafe fn add_two<F: Unpack, const N: usize>(
-    mut sums: [__m256; N],
+unsafe fn add_two<F: Unpack, const N: usize, const T: usize>(
+    mut sums: [[__m256; T]; N],
     rows: [WeightRow; N],
-    x: ActivationRow<'_>,
+    x: [ActivationRow<'_>; T],
     c: usize,
     j: usize,
-) -> [__m256; N] {
+) -> [[__m256; T]; N] {
     let b = c * CHUNK_BLOCKS + j;
     // SAFETY: the caller of `dots` promises that there are blocks b and b + 1 everywhere.
     unsafe {
         let step = 2 * N * F::GROUP_BYTES / F::GROUP;
         super::prefetch(rows[0].bytes.wrapping_add(b / 2 * step), step);
         for m in 0..N {
-            let [first, second] = F::two(rows[m].bytes.add(b / F::GROUP * F::GROUP_BYTES), j);
-            sums[m] = add_block::<F>(sums[m], rows[m], first, x, b);
-            sums[m] = add_block::<F>(sums[m], rows[m], second, x, b + 1);
+            let two = F::two(rows[m].bytes.add(b / F::GROUP * F::GROUP_BYTES), j);
+            for (i, q) in two.into_iter().enumerate() {
+                for t in 0..T {
+                    sums[m][t] = add_block::<F>(sums[m][t], rows[m], q, x[t], b + i);
+                }
+            }
         }
     }
     sums
@@ -108,20 +122,22 @@ unsafe fn add_block<F: Unpack>(
 
 /// Adds a chunk's sums, times the scale that its activations share.
 #[inline(always)]
-unsafe fn add_chunk<F: Unpack, const N: usize>(
-    mut totals: [__m256; N],
-    sums: [__m256; N],
+unsafe fn add_chunk<F: Unpack, const N: usize, const T: usize>(
+    mut totals: [[__m256; T]; N],
+    sums: [[__m256; T]; N],
     rows: [WeightRow; N],
-    x: ActivationRow<'_>,
+    x: [ActivationRow<'_>; T],
     c: usize,
-) -> [__m256; N] {
+) -> [[__m256; T]; N] {
     // SAFETY: AVX2 and FMA, and x and the rows have a chunk c: as the caller of `dots` promises.
     unsafe {
-        let scale = _mm256_broadcast_ss(&*x.scales.as_ptr().add(c));
-        for m in 0..N {
-            let scale =
-                if F::SHARED { _mm256_mul_ps(scale, _mm256_broadcast_ss(&*rows[m].scales.add(c))) } else { scale };
-            totals[m] = _mm256_fmadd_ps(sums[m], scale, totals[m]);
+        for t in 0..T {
+            let scale = _mm256_broadcast_ss(&*x[t].scales.as_ptr().add(c));
+            for m in 0..N {
+                let scale =
+                    if F::SHARED { _mm256_mul_ps(scale, _mm256_broadcast_ss(&*rows[m].scales.add(c))) } else { scale };
+                totals[m][t] = _mm256_fmadd_ps(sums[m][t], scale, totals[m][t]);
+            }
         }
     }
     totals

@@ -95,9 +95,17 @@ pub(super) unsafe fn unpack<V: Vector>(
 #[inline(always)]
 unsafe fn groups<V: Vector, F: Group>(weight: &Weight, rows: &Rows, k: usize, depth: usize, panel: Panel) {
     let whole = depth - depth % F::LEN;
+    // What the rows after these have in as many groups, in the order of addresses.
+    let next = rows[0].wrapping_add(V::LEN * weight.row_bytes());
+    let step = V::LEN * weight.format.bytes(F::LEN.next_multiple_of(weight.format.block_len));
     for i in (0..whole).step_by(F::LEN) {
         // SAFETY: there is room for as many weights.
-        unsafe { F::unpack::<V>(rows, weight.format.bytes(k + i), panel.at(i)) };
+        unsafe {
+            for line in (0..step).step_by(64) {
+                V::prefetch(next.wrapping_add(i / F::LEN * step + line), false);
+            }
+            F::unpack::<V>(rows, weight.format.bytes(k + i), panel.at(i));
+        }
     }
     for i in whole..depth {
         // Blocks are whole groups: these are floats, one by one.

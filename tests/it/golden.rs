@@ -27,16 +27,16 @@ pub(crate) struct Golden {
     pub(crate) tokens: Vec<u32>,
     /// Which positions are listed; all where it is missing.
     at: Option<Vec<usize>>,
-    positions: Vec<Position>,
+    pub(crate) positions: Vec<Position>,
     #[serde(default)]
     greedy: Vec<u32>,
 }
 
 #[derive(Deserialize)]
-struct Position {
-    log_sum_exp: f64,
+pub(crate) struct Position {
+    pub(crate) log_sum_exp: f64,
     /// The largest logits, in descending order.
-    top: Vec<(u32, f64)>,
+    pub(crate) top: Vec<(u32, f64)>,
 }
 
 /// All logits of a tiny model at two positions, in f64.
@@ -46,7 +46,7 @@ struct TinyExact {
     logits_of_last_position: Vec<f64>,
 }
 
-fn read<T: for<'a> Deserialize<'a>>(name: &str) -> T {
+pub(crate) fn read<T: for<'a> Deserialize<'a>>(name: &str) -> T {
     let path = common::golden(name);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -109,6 +109,7 @@ fn check_positions(name: &str, logits: &[Vec<f32>], expected: &[&Position], limi
         );
     }
     let mean = distances.iter().sum::<f64>() / distances.len() as f64;
+    eprintln!("{name}: listed logits are off by {mean:.5} on average");
     assert!(mean <= limit, "{name}: listed logits are off by {mean:.5} on average (limit {limit})");
 }
 

@@ -48,6 +48,7 @@ fn of_llama_cpp(golden: &Golden, exact: &[Vec<f32>]) -> f64 {
     each.sum::<f64>() / exact.len() as f64
 }
 
+#[expect(clippy::print_stderr, reason = "figures for those who ask for them")]
 fn check(file: &str, name: &str) {
     let golden: Golden = golden::read(&format!("{name}.json"));
     let tokens = &golden.tokens[..N_TOKENS];

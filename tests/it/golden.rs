@@ -89,7 +89,8 @@ pub(crate) fn check_real(program: &mut dyn Program, name: &str, to_exact: f64) {
     check_greedy(program, &mut sequence, name, last, &llama_cpp.greedy, NEAR_TIE);
 }
 
-/// The mean distance of the listed logits, less log-sum-exp, and the top-1 of each position.
+/// Prints (for those who ask) and checks the mean distance of the listed logits, less log-sum-exp, and the top-1 of each position.
+#[expect(clippy::print_stderr, reason = "figures for those who ask for them")]
 fn check_positions(name: &str, logits: &[Vec<f32>], expected: &[&Position], limit: f64) {
     assert_eq!(logits.len(), expected.len());
     let mut distances = Vec::new();

@@ -26,7 +26,7 @@ pub struct EngineOptions {
     pub device: Device,
     /// Context window of each session in tokens; what the model was trained for, but at most 4,096, if not given.
     pub n_ctx: Option<usize>,
-    /// Threads, on the CPU; [`default_threads`] if not given.
+    /// Threads, on the CPU: at most one per processor that this process may use; [`default_threads`] if not given.
     pub threads: Option<usize>,
     /// Most rows in a step: how long the pieces are in which prompts run.
     pub max_rows: usize,
@@ -217,7 +217,8 @@ fn compile(model: &Model, limits: Limits, options: &EngineOptions, progress: Pro
         let kv = if kernels.stores(kv) { kv } else { KvFormat::F32 };
         let memory = memory::plan(graph, weights, &limits, kv);
         memory::check(&what, &memory, true)?;
-        let threads = options.threads.unwrap_or_else(default_threads);
+        // More threads than processors would only take turns, and wait for one another.
+        let threads = options.threads.map_or_else(default_threads, |n| n.min(num_cpus::get()));
         let cpu_options = cpu::Options { threads, kernels, kv, ..cpu::Options::default() };
         let program = cpu::compile(graph, weights, limits, cpu_options)?;
         return Ok(Compiled { program: Box::new(program), choice, threads: Some(threads), memory });

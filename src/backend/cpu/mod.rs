@@ -7,6 +7,7 @@
 mod fast;
 mod multiversion;
 mod ops;
+mod readahead;
 mod simd;
 mod threads;
 mod values;
@@ -19,6 +20,7 @@ use std::str::FromStr;
 use self::fast::Fast;
 use self::ops::attention::Context;
 use self::ops::kv::KvCache;
+use self::readahead::ReadAhead;
 pub use self::simd::Isa;
 use self::simd::elementwise;
 use self::simd::kv::Cache;
@@ -126,6 +128,9 @@ pub fn compile(graph: &Graph, weights: &dyn Weights, limits: Limits, options: Op
         None => (0..graph.ops.len()).map(|i| vec![i]).collect(),
     };
     let fast = isa.map(|isa| Fast::new(isa, graph, &groups, threads));
+    // A row of a table is nothing to be asked for.
+    let matrix = |&i: &usize| matches!(graph.ops[i], Op::MatMul { .. }).then(|| op_weights[i].matrix().bytes.clone());
+    let read_ahead = ReadAhead::new(groups.iter().map(|group| group.iter().filter_map(matrix).collect()).collect());
     let pool = Pool::new(threads, scratch_len(graph, &limits, isa)).map_err(|error| Error::Usage {
         what: format!("cannot start {threads} threads: {error}"),
         hint: "use fewer threads (`-t`)".into(),
@@ -140,6 +145,7 @@ pub fn compile(graph: &Graph, weights: &dyn Weights, limits: Limits, options: Op
         graph: graph.clone(),
         weights: op_weights,
         groups,
+        read_ahead,
         fast,
         threads,
         pool,
@@ -157,6 +163,7 @@ pub struct CpuProgram {
     threads: usize,
     /// The ops in the order in which they run; those of a group run as one.
     groups: Vec<Vec<usize>>,
+    read_ahead: ReadAhead,
     /// For the SIMD kernels, if they are what computes.
     fast: Option<Fast>,
     /// For each op.
@@ -243,8 +250,10 @@ impl Program for CpuProgram {
                 ops::rope::angles(rope, row.pos, angles);
             }
         }
+        self.read_ahead.begin_step();
         let groups = std::mem::take(&mut self.groups);
         for (g, group) in groups.iter().enumerate() {
+            self.read_ahead.begin_group(g);
             match self.graph.ops[group[0]] {
                 Op::MatMul { .. } if self.fast.is_some() => self.run_products(g, group),
                 Op::Attention { .. } if self.fast.is_some() => self.run_attention(group[0], step),

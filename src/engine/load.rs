@@ -258,7 +258,7 @@ mod tests {
         }
         let error = kernels(Some("mmx".into())).expect_err("no such kernels");
         assert_eq!(error.to_string(), "HALFBYTE_CPU is `mmx`");
-        assert_eq!(error.hint().as_deref(), Some("it can be one of: fast, reference, avx2, avx512"));
+        assert_eq!(error.hint().as_deref(), Some("it can be one of: fast, reference, avx2, avx512, amx"));
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Fast {
 pub(super) fn scratch_len(graph: &Graph, isa: Isa) -> usize {
     let needs = graph.ops.iter().map(|op| match op {
         Op::MatMul { weight: WeightRef { shape: [_, k], .. }, .. } => {
-            simd::matvec_scratch_len(isa, *k).max(gemm::scratch_len(*k))
+            simd::matvec_scratch_len(isa, *k).max(gemm::scratch_len(isa, *k))
         }
         Op::Attention { spec, .. } => attention::scratch_len(spec),
         _ => 0,
@@ -161,7 +161,7 @@ impl CpuProgram {
         let by_panel = n_rows >= GEMM_ROWS;
         if by_panel {
             packed.reserve(isa, n_rows, k);
-            pool.each(packed.blocks_mut().collect(), |(first, block)| gemm::pack(x, k, first, block));
+            pool.each(packed.blocks_mut().collect(), |(first, block)| gemm::pack(isa, x, k, first, block));
         } else if products.iter().any(|&i| simd::wants_rounded(weights[i].matrix().format)) {
             round(isa, pool, x, k, rounded);
         }

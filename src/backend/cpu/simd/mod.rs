@@ -8,6 +8,8 @@
 //! `ops` has the reference of each of these, and is what runs where there is no instruction set of [`Isa::ALL`].
 
 pub(super) mod activations;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub(super) mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -36,11 +38,13 @@ pub enum Isa {
     Avx2,
     /// x86-64 with the AVX-512 of Ice Lake (Intel, 2019) and Zen 4 (AMD, 2022).
     Avx512,
+    /// The same with tiles of bf16: Sapphire Rapids (Intel, 2023), on Linux.
+    Amx,
 }
 
 impl Isa {
     /// All of them, better ones last.
-    pub const ALL: [Isa; 2] = [Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 3] = [Isa::Avx2, Isa::Avx512, Isa::Amx];
 
     /// The best one that this processor has.
     pub fn best() -> Option<Isa> {
@@ -54,16 +58,19 @@ impl Isa {
             Isa::Avx2 => avx2::available(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::available(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => amx::available(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
     }
 
-    /// Its name: `avx2`, `avx512`.
+    /// Its name: `avx2`, `avx512`, `amx`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
         }
     }
 
@@ -80,7 +87,7 @@ impl Isa {
             Isa::Avx2 => unsafe { avx2::vector::run(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Isa::Avx512 => unsafe { avx512::vector::run(kernel) },
+            Isa::Avx512 | Isa::Amx => unsafe { avx512::vector::run(kernel) },
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("is not available"),
         }
@@ -119,7 +126,7 @@ pub(super) fn wants_rounded(format: &Format) -> bool {
 pub(super) fn matvec_scratch_len(isa: Isa, k: usize) -> usize {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512 => matvec::scratch_len(k),
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx => matvec::scratch_len(k),
         #[cfg(not(target_arch = "x86_64"))]
         _ => 0,
     }
@@ -131,7 +138,7 @@ pub(super) fn round(isa: Isa, x: &[f32], out: ActivationRowMut<'_>) {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::quantize(x, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => avx512::quantize(x, out),
+        Isa::Avx512 | Isa::Amx => avx512::quantize(x, out),
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("is not available"),
     }
@@ -152,7 +159,7 @@ pub(super) fn matvec(
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::product(weight, bias, input, y, scratch),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => avx512::product(weight, bias, input, y, scratch),
+        Isa::Avx512 | Isa::Amx => avx512::product(weight, bias, input, y, scratch),
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("is not available"),
     }

@@ -6,24 +6,30 @@
 //!
 //! Source: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34 (2008).
 
-mod unpack;
+pub(super) mod unpack;
 
 use super::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::vector::{Kernel, MAX_LANES, Vector};
 use crate::backend::cpu::threads::Columns;
 use crate::quant::Weight;
 
 /// Vectors of weight rows in a strip.
-const VECTORS: usize = 2;
+pub(super) const VECTORS: usize = 2;
 /// Weights of a row that are unpacked at a time: whole blocks of all formats.
-const DEPTH: usize = 2048;
+pub(super) const DEPTH: usize = 2048;
 /// Rows of x that are taken together at most, with 16 registers and with 32.
 const ROWS: [usize; 2] = [6, 12];
 
 /// f32s of scratch that [`multiply`] needs for rows of `k` weights.
-pub(in crate::backend::cpu) fn scratch_len(k: usize) -> usize {
-    // One register more for alignment.
-    (k.min(DEPTH) * VECTORS + 1) * MAX_LANES
+pub(in crate::backend::cpu) fn scratch_len(isa: Isa, k: usize) -> usize {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => amx::scratch_len(k),
+        // One register more for alignment.
+        _ => (k.min(DEPTH) * VECTORS + 1) * MAX_LANES,
+    }
 }
 
 /// Columns of y that are computed together: tasks should have whole multiples.
@@ -44,8 +50,12 @@ pub(in crate::backend::cpu) fn strip(isa: Isa) -> usize {
 pub(in crate::backend::cpu) struct Packed {
     n_rows: usize,
     k: usize,
-    /// Rows in a block; the last ones may have one less.
+    /// Rows in a block; the last ones may be less.
     block: usize,
+    /// Numbers in a block.
+    block_len: usize,
+    /// Numbers in all.
+    len: usize,
     data: Vec<f32>,
 }
 
@@ -60,10 +70,18 @@ impl Packed {
                 ROWS[usize::from(V::REGISTERS > 16)]
             }
         }
-        // Blocks of one size, so that none is left with a single row.
-        self.block = n_rows.div_ceil(n_rows.div_ceil(isa.run(Rows)));
-        (self.n_rows, self.k) = (n_rows, k);
-        self.data.resize(self.data.len().max(n_rows * k), 0.0);
+        let len;
+        (self.block, self.block_len, len) = match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => (amx::BLOCK, amx::packed_len(amx::BLOCK, k), amx::packed_len(n_rows, k)),
+            _ => {
+                // Blocks of one size, so that none is left with a single row.
+                let block = n_rows.div_ceil(n_rows.div_ceil(isa.run(Rows)));
+                (block, block * k, n_rows * k)
+            }
+        };
+        (self.n_rows, self.k, self.len) = (n_rows, k, len);
+        self.data.resize(self.data.len().max(len), 0.0);
     }
 
     /// Bytes that are held.
@@ -73,8 +91,20 @@ impl Packed {
 
     /// The blocks: which row of x each begins with, and where it goes.
     pub(in crate::backend::cpu) fn blocks_mut(&mut self) -> impl Iterator<Item = (usize, &mut [f32])> {
-        let (block, len) = (self.block, self.n_rows * self.k);
-        self.data[..len].chunks_mut(block * self.k).enumerate().map(move |(i, data)| (i * block, data))
+        let block = self.block;
+        self.data[..self.len].chunks_mut(self.block_len).enumerate().map(move |(i, data)| (i * block, data))
+    }
+
+    /// K and T.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn shape(&self) -> (usize, usize) {
+        (self.k, self.n_rows)
+    }
+
+    /// The block that begins with row t, from number `start` of it on.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn block_from(&self, t: usize, start: usize) -> &[f32] {
+        &self.data[t / self.block * self.block_len..][start..self.block_len]
     }
 
     fn block(&self, i: usize) -> &[f32] {
@@ -84,7 +114,12 @@ impl Packed {
 }
 
 /// Packs the rows of x `[T, K]` from row `first` on into a block of [`Packed::blocks_mut`].
-pub(in crate::backend::cpu) fn pack(x: &[f32], k: usize, first: usize, block: &mut [f32]) {
+pub(in crate::backend::cpu) fn pack(isa: Isa, x: &[f32], k: usize, first: usize, block: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Amx {
+        return amx::pack(x, k, first, block);
+    }
+    let _ = isa;
     let rows = block.len() / k;
     let x = &x[first * k..][..block.len()];
     for (i, column) in block.chunks_exact_mut(rows).enumerate() {
@@ -105,15 +140,21 @@ pub(in crate::backend::cpu) fn multiply(
     y: &mut Columns<'_>,
     scratch: &mut [f32],
 ) {
-    isa.run(Multiply { weight, bias, x, y, scratch });
+    let task = Multiply { weight, bias, x, y, scratch };
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => amx::multiply(task),
+        _ => isa.run(task),
+    }
 }
 
-struct Multiply<'a, 'b> {
-    weight: &'a Weight,
-    bias: Option<&'a [f32]>,
-    x: &'a Packed,
-    y: &'a mut Columns<'b>,
-    scratch: &'a mut [f32],
+/// What [`multiply`] is given.
+pub(super) struct Multiply<'a, 'b> {
+    pub(super) weight: &'a Weight,
+    pub(super) bias: Option<&'a [f32]>,
+    pub(super) x: &'a Packed,
+    pub(super) y: &'a mut Columns<'b>,
+    pub(super) scratch: &'a mut [f32],
 }
 
 impl Kernel for Multiply<'_, '_> {

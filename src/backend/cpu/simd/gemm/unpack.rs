@@ -58,7 +58,7 @@ unsafe trait Group {
 /// # Safety
 /// The processor has the instruction set of `V`.
 #[inline(always)]
-pub(super) unsafe fn unpack<V: Vector>(
+pub(in super::super) unsafe fn unpack<V: Vector>(
     weight: &Weight,
     rows: Range<usize>,
     k: usize,

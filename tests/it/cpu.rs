@@ -2,7 +2,7 @@
 
 use halfbyte::backend::compare::first_difference;
 use halfbyte::backend::cpu::{self, CpuProgram, Isa, Kernels, Options};
-use halfbyte::backend::{KvFormat, Limits, Program, Row, Step, Want, Weights};
+use halfbyte::backend::{KvFormat, Limits, Output, Program, Row, Step, Want, Weights};
 use halfbyte::graph::{Graph, Op, RopeKind};
 use halfbyte::model::Model;
 use halfbyte::quant;
@@ -161,6 +161,31 @@ proptest! {
         check_op(|compile, limit| ops::check_attention(compile, case, seed, limit));
         // With few numbers in all, one outlier is enough to lift the error of `q8_0` above any limit.
         check_attention_in_formats(&KV_FORMATS[..1], case, seed);
+    }
+}
+
+/// Long contexts are divided among threads: one sequence, and rows of two in one step.
+#[test]
+fn attention_of_long_contexts_has_the_same_bits_with_any_number_of_threads() {
+    let model = golden::tiny("llama-q8_0");
+    let (n, n_vocab) = (600, model.config.n_vocab);
+    let limits = Limits { max_rows: n, max_outputs: 2, max_seqs: 2, n_ctx: 1024, n_pages: 64 };
+    let (prompt, other) = (steps::tokens(n, n_vocab, 1), steps::tokens(290, n_vocab, 2));
+    let pages: [Vec<u32>; 2] = [(0..32).collect(), (32..64).collect()];
+    for (kernels, kv) in fast_kernels().flat_map(|kernels| KV_FORMATS.map(|(kv, _)| (kernels, kv))) {
+        let mut reference: Option<Vec<Vec<f32>>> = None;
+        for threads in [1, 2, 3] {
+            let options = Options { threads, kernels, kv, ..Options::default() };
+            let mut program = cpu::compile(&model.graph, &model, limits, options).expect("the model compiles");
+            let mut logits = steps::Sequence::on(pages[0].clone()).append(&mut program, &prompt, n, &[n - 1]);
+            steps::Sequence::on(pages[1].clone()).append(&mut program, &other, 290, &[]);
+            let rows = [(7, n as u32, 0), (8, 290, 1)].map(|(token, pos, seq)| Row { token, pos, seq });
+            let step = Step { rows: &rows, pages: &[&pages[0], &pages[1]], outputs: &[0, 1], want: Want::Logits };
+            let Output::Logits(both) = program.run(&step).expect("the step runs") else { panic!("logits were wanted") };
+            logits.extend(both.chunks_exact(n_vocab).map(<[f32]>::to_vec));
+            let what = format!("{kernels}, {kv}, {threads} threads");
+            steps::assert_same(&what, &logits, reference.get_or_insert(logits.clone()), 0.0);
+        }
     }
 }
 

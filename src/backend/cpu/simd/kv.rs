@@ -3,7 +3,8 @@
 //!
 //! A page has [`PAGE_LEN`] positions of all layers. In it each layer has for each head its keys `[Dh, PAGE_LEN]`, so that a
 //! vector is one element of many positions, and its values `[PAGE_LEN, Dh]`, so that a vector is many elements of one.
-//! With `q8_0` a scale is for 32 elements of one position, as in ggml's format.
+//! With `q8_0` a scale is for 32 elements of one position, as in ggml's format; keys and values each have theirs behind them,
+//! `[Dh / 32, PAGE_LEN]`.
 
 use half::f16;
 
@@ -74,7 +75,7 @@ impl Cache {
         v: &[f32],
     ) {
         let KvShape { n_head_kv, head_dim } = self.layers[layer];
-        let (width, n_blocks) = (n_head_kv * head_dim, head_dim.div_ceil(BLOCK));
+        let width = n_head_kv * head_dim;
         let bytes = head_bytes(self.format, head_dim);
         for ((row, k), v) in step.rows.iter().zip(k.chunks_exact(width)).zip(v.chunks_exact(width)) {
             let (page, slot) = (row.pos as usize / PAGE_LEN, row.pos as usize % PAGE_LEN);
@@ -83,12 +84,10 @@ impl Cache {
             let heads = &mut bytemuck::cast_slice_mut::<u32, u8>(page)[self.starts[layer]..][..2 * n_head_kv * bytes];
             let (keys, values) = heads.split_at_mut(n_head_kv * bytes);
             for (bytes, numbers) in keys.chunks_exact_mut(bytes).zip(k.chunks_exact(head_dim)) {
-                let at = |i| i * PAGE_LEN + slot;
-                store(isa, self.format, numbers, bytes, at, at, &mut self.halves);
+                store(isa, self.format, numbers, bytes, slot, |i| i * PAGE_LEN + slot, &mut self.halves);
             }
             for (bytes, numbers) in values.chunks_exact_mut(bytes).zip(v.chunks_exact(head_dim)) {
-                let (at, block_at) = (|i| slot * head_dim + i, |b| slot * n_blocks + b);
-                store(isa, self.format, numbers, bytes, at, block_at, &mut self.halves);
+                store(isa, self.format, numbers, bytes, slot, |i| slot * head_dim + i, &mut self.halves);
             }
         }
     }
@@ -106,14 +105,14 @@ impl Cache {
     }
 }
 
-/// Stores the numbers of a head at one position: number i at `at(i)`, the scale of block b at `block_at(b)`.
+/// Stores the numbers of a head at the position `slot` of a page: number i at `at(i)`.
 fn store(
     isa: Isa,
     format: KvFormat,
     numbers: &[f32],
     bytes: &mut [u8],
+    slot: usize,
     at: impl Fn(usize) -> usize,
-    block_at: impl Fn(usize) -> usize,
     halves: &mut Vec<u16>,
 ) {
     match format {
@@ -133,7 +132,7 @@ fn store(
             for (b, block) in numbers.chunks(BLOCK).enumerate() {
                 let largest = block.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
                 let per_unit = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-                scales[block_at(b)] = f16::from_f32(largest / 127.0).to_bits();
+                scales[b * PAGE_LEN + slot] = f16::from_f32(largest / 127.0).min(f16::MAX).to_bits();
                 for (i, x) in block.iter().enumerate() {
                     quants[at(b * BLOCK + i)] = (x * per_unit).round() as i8 as u8;
                 }
@@ -142,7 +141,8 @@ fn store(
     }
 }
 
-/// Numbers in half precision; the other slice has room for a register more.
+/// Numbers in half precision, those over its largest one as that: an infinite key would make all scores NaN. The other slice
+/// has room for a register more.
 struct ToHalves<'a>(&'a [f32], &'a mut [u16]);
 
 impl Kernel for ToHalves<'_> {
@@ -154,7 +154,10 @@ impl Kernel for ToHalves<'_> {
         for i in (0..self.0.len()).step_by(V::LEN) {
             let n = V::LEN.min(self.0.len() - i);
             // SAFETY: n numbers are there, and room for a register.
-            unsafe { V::load_first(self.0.as_ptr().add(i), n).store_half(self.1.as_mut_ptr().add(i)) }
+            unsafe {
+                let (x, most) = (V::load_first(self.0.as_ptr().add(i), n), f16::MAX.to_f32());
+                x.min(V::splat(most)).max(V::splat(-most)).store_half(self.1.as_mut_ptr().add(i));
+            }
         }
     }
 }
@@ -245,11 +248,14 @@ impl Head<'_> {
                     }
                 }
                 KvFormat::Q8_0 => {
-                    let scales = p.add(self.head_dim * PAGE_LEN).cast::<u16>();
-                    let n_blocks = self.head_dim.div_ceil(BLOCK);
+                    let halves = p.add(self.head_dim * PAGE_LEN).cast::<u16>();
+                    let scales = panel.add(width * PAGE_LEN + 2 * MAX_LANES);
+                    for i in (0..width / BLOCK * PAGE_LEN).step_by(V::LEN) {
+                        V::load_half(halves.add(i)).store(scales.add(i));
+                    }
                     for slot in 0..PAGE_LEN {
                         for i in (0..self.head_dim).step_by(V::LEN) {
-                            let scale = f16::from_bits(*scales.add(slot * n_blocks + i / BLOCK)).to_f32();
+                            let scale = *scales.add(i / BLOCK * PAGE_LEN + slot);
                             let quants = V::load_i8(p.add(slot * self.head_dim + i).cast());
                             quants.mul(V::splat(scale)).store(panel.add(slot * width + i));
                         }
@@ -261,7 +267,32 @@ impl Head<'_> {
     }
 }
 
-/// Numbers in a panel of keys or values.
+/// Numbers in a panel of keys or values; behind them are a register or two that products read, and scales.
 pub(in crate::backend::cpu) fn panel_len(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(BLOCK) * PAGE_LEN + 2 * MAX_LANES
+    let width = head_dim.next_multiple_of(BLOCK);
+    width * PAGE_LEN + 2 * MAX_LANES + width / BLOCK * PAGE_LEN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Row, Want};
+
+    #[test]
+    fn numbers_beyond_half_precision_stay_finite() {
+        let k = [1e6, -1e6, 65_519.0, 1.5];
+        let v = [f32::MAX, -f32::MAX, 65_504.0, -0.25];
+        let rows = [Row { token: 0, pos: 3, seq: 0 }];
+        let step = Step { rows: &rows, pages: &[&[0]], outputs: &[], want: Want::Nothing };
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let mut cache = Cache::new(KvFormat::F16, &[KvShape { n_head_kv: 1, head_dim: 4 }], 1);
+            cache.store_step(isa, 0, &step, &k, &v);
+            let head = cache.head(0, 0, 0);
+            let [keys, values] = [head.keys(), head.values()].map(bytemuck::cast_slice::<u8, f16>);
+            let most = f16::MAX;
+            let key: Vec<f16> = (0..4).map(|i| keys[i * PAGE_LEN + 3]).collect();
+            assert_eq!(key, [most, -most, most, f16::from_f32(1.5)], "{isa}");
+            assert_eq!(values[3 * 4..4 * 4], [most, -most, most, f16::from_f32(-0.25)], "{isa}");
+        }
+    }
 }

@@ -4,8 +4,13 @@
 
 use std::hint::black_box;
 
+use std::sync::Arc;
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use halfbyte::quant::{ALL, Format};
+use halfbyte::backend::cpu::{self, CpuProgram, Isa, Kernels, Options};
+use halfbyte::backend::{Limits, PAGE_LEN, Program, Row, Step, Want, Weights};
+use halfbyte::graph::GraphBuilder;
+use halfbyte::quant::{ALL, Format, SharedBytes, Weight};
 
 const ROW_LEN: usize = 2048;
 const N_ROWS: usize = 4096;
@@ -57,5 +62,51 @@ fn pack(c: &mut Criterion) {
     }
 }
 
-criterion_group!(kernels, dequantize, pack);
+/// One matrix, which is the table of x as well.
+struct Matrix(Weight);
+
+impl Weights for Matrix {
+    fn weight(&self, _: &str) -> Option<Weight> {
+        Some(self.0.clone())
+    }
+}
+
+/// A product of all rows of a step with one matrix.
+fn program(format: &'static Format, kernels: Kernels, n_rows: usize) -> CpuProgram {
+    let shape = vec![N_ROWS, ROW_LEN];
+    let matrix = Matrix(Weight { shape: shape.clone(), format, bytes: SharedBytes::new(Arc::new(rows(format))) });
+    let find = |_: &str| Some(shape.clone());
+    let g = GraphBuilder::new("product", &find);
+    let logits = g.matmul("w", g.output_rows(g.embed("x", N_ROWS, ROW_LEN, 1.0)), N_ROWS);
+    let graph = g.finish(logits).expect("a product is a graph");
+    let n_pages = n_rows.div_ceil(PAGE_LEN);
+    let limits = Limits { max_rows: n_rows, max_outputs: n_rows, max_seqs: 1, n_ctx: n_pages * PAGE_LEN, n_pages };
+    let options = Options { kernels, ..Options::default() };
+    cpu::compile(&graph, &matrix, limits, options).expect("the graph compiles")
+}
+
+/// Products on one core: with one row of x in bytes of weights, with many in multiplications.
+fn product(c: &mut Criterion) {
+    let isas = Isa::ALL.into_iter().filter(|isa| isa.is_available());
+    for (isa, format) in isas.flat_map(|isa| ALL.iter().map(move |format| (isa, *format))) {
+        let mut group = c.benchmark_group(format!("product/{isa}/{format}"));
+        group.sample_size(10);
+        for n_rows in [1, 8, 128] {
+            let mut program = program(format, Kernels::Only(isa), n_rows);
+            let pages: Vec<u32> = (0..program.limits().n_pages as u32).collect();
+            let rows: Vec<Row> = (0..n_rows as u32).map(|pos| Row { token: 0, pos, seq: 0 }).collect();
+            let outputs: Vec<u32> = (0..n_rows as u32).collect();
+            let step = Step { rows: &rows, pages: &[&pages], outputs: &outputs, want: Want::Argmax };
+            group.throughput(match n_rows {
+                1 => Throughput::Bytes((N_ROWS * format.bytes(ROW_LEN)) as u64),
+                n_rows => Throughput::Elements((n_rows * N_ROWS * ROW_LEN) as u64),
+            });
+            group.bench_function(BenchmarkId::from_parameter(format!("{n_rows} rows")), |b| {
+                b.iter(|| black_box(program.run(black_box(&step)).expect("the CPU computes")));
+            });
+        }
+    }
+}
+
+criterion_group!(kernels, dequantize, pack, product);
 criterion_main!(kernels);

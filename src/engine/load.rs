@@ -258,7 +258,10 @@ mod tests {
         }
         let error = kernels(Some("mmx".into())).expect_err("no such kernels");
         assert_eq!(error.to_string(), "HALFBYTE_CPU is `mmx`");
-        assert_eq!(error.hint().as_deref(), Some("it can be one of: fast, reference, avx2, avx512, amx"));
+        assert_eq!(
+            error.hint().as_deref(),
+            Some("it can be one of: fast, reference, avx2, avx512, amx, neon, neon-dot, neon-i8mm")
+        );
     }
 
     #[test]

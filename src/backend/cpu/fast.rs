@@ -61,7 +61,7 @@ impl Fast {
 pub(super) fn scratch_len(graph: &Graph, isa: Isa) -> usize {
     let needs = graph.ops.iter().map(|op| match op {
         Op::MatMul { weight: WeightRef { shape: [_, k], .. }, .. } => {
-            simd::matvec_scratch_len(isa, *k).max(gemm::scratch_len(isa, *k))
+            simd::matvec_scratch_len(*k).max(gemm::scratch_len(isa, *k))
         }
         Op::Attention { spec, .. } => attention::scratch_len(spec),
         _ => 0,

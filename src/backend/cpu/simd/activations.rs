@@ -10,9 +10,6 @@ pub(crate) const CHUNK: usize = 256;
 /// Blocks in a chunk.
 pub(crate) const CHUNK_BLOCKS: usize = CHUNK / BLOCK;
 
-/// The largest integer that a number becomes.
-pub(crate) const MAX: f32 = 32_767.0;
-
 /// A cache line of 16-bit numbers: a block.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
@@ -53,6 +50,7 @@ pub(crate) struct ActivationRowMut<'a> {
     pub(crate) sums: &'a mut [f32],
 }
 
+#[cfg(target_arch = "x86_64")]
 impl ActivationRowMut<'_> {
     /// The same, for a shorter time.
     pub(crate) fn reborrow(&mut self) -> ActivationRowMut<'_> {

@@ -176,3 +176,108 @@ impl Lot<'_> {
         T
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::backend::cpu::simd::{self, Input, Isa, activations::CHUNK};
+    use crate::backend::cpu::threads::{Matrix, Parts};
+    use crate::quant::{self, Format, SharedBytes};
+
+    /// Weight rows: whole units of all kernels, and some that are left.
+    const ROWS: usize = 7;
+
+    /// SplitMix64.
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn next(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        }
+    }
+
+    /// Blocks whose quants, scales and offsets have any bits, or all the same; halves are near 1.
+    fn weight(format: &'static Format, k: usize, numbers: &mut Numbers, same: Option<u8>) -> Weight {
+        let mut bytes: Vec<u8> =
+            (0..format.bytes(ROWS * k)).map(|_| same.unwrap_or((numbers.next() >> 32) as u8)).collect();
+        let halves: &[usize] = match format.name {
+            "Q4_0" | "Q5_0" | "Q8_0" => &[0],
+            "Q6_K" => &[208],
+            _ => &[0, 2],
+        };
+        for block in bytes.chunks_exact_mut(format.block_bytes) {
+            for &at in halves {
+                let half = half::f16::from_f32(0.5 + (numbers.next() >> 40) as f32 / (1 << 24) as f32);
+                block[at..at + 2].copy_from_slice(&half.to_le_bytes());
+            }
+        }
+        Weight { shape: vec![ROWS, k], format, bytes: SharedBytes::new(Arc::new(bytes)) }
+    }
+
+    /// Products are those of the rounded numbers, up to sums in f32.
+    fn check(isa: Isa, weight: &Weight, x: &[f32], n_rows: usize) {
+        let k = weight.row_len();
+        let mut rounded = Activations::default();
+        rounded.reserve(n_rows, k);
+        x.chunks_exact(k).zip(rounded.rows_mut()).for_each(|(x, row)| simd::round(isa, x, row));
+        let mut y = vec![f32::NAN; n_rows * ROWS];
+        let parts = Parts::new(&mut [Matrix { data: &mut y, width: ROWS }]);
+        // SAFETY: nobody else has the columns.
+        let mut columns = unsafe { parts.columns(0, 0..ROWS) };
+        let mut scratch = vec![0.0; simd::matvec_scratch_len(k)];
+        simd::matvec(isa, weight, None, Input { x, rounded: &rounded }, &mut columns, &mut scratch);
+        let w = weight.to_f32();
+        for t in 0..n_rows {
+            let row = rounded.row(t);
+            for (m, w) in w.chunks_exact(k).enumerate() {
+                let (mut expected, mut magnitude) = (0.0, 0.0);
+                for (i, (&w, &x)) in w.iter().zip(&x[t * k..]).enumerate() {
+                    let scale = f64::from(row.scales[i / CHUNK]);
+                    let q = f64::from(row.q[i / BLOCK].0[i % BLOCK]) * scale;
+                    assert!((f64::from(x) - q).abs() <= 0.51 * scale, "{isa}: {x} was rounded to {q}");
+                    expected += f64::from(w) * q;
+                    magnitude += (f64::from(w) * q).abs();
+                }
+                let error = (f64::from(y[t * ROWS + m]) - expected).abs();
+                // Offsets cancel what quants above zero add: some times the sum itself.
+                assert!(
+                    error <= 4e-6 * magnitude,
+                    "{isa}, {}, [{t}, {m}] of {k}: off by {error:e}",
+                    weight.format.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_each_instruction_set_are_those_of_the_rounded_numbers() {
+        let mut numbers = Numbers(1);
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            for format in quant::ALL.iter().copied().filter(|format| simd::wants_rounded(format)) {
+                for n_blocks in [1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 18, 24] {
+                    let k = n_blocks * BLOCK;
+                    if !k.is_multiple_of(format.block_len) {
+                        continue;
+                    }
+                    for same in [None, Some(0x00), Some(0x80), Some(0x7f), Some(0xff)] {
+                        let weight = weight(format, k, &mut numbers, same);
+                        for n_rows in [1, 2, 3, 4, 7] {
+                            // Of one magnitude: the largest products that there are; and any.
+                            let signs: Vec<f32> =
+                                (0..n_rows * k).map(|i| if i / 5 % 3 == 0 { -1.0 } else { 1.0 }).collect();
+                            let any = (0..n_rows * k).map(|_| (numbers.next() >> 40) as f32 / (1 << 23) as f32 - 1.0);
+                            check(isa, &weight, &signs, n_rows);
+                            check(isa, &weight, &any.collect::<Vec<_>>(), n_rows);
+                            check(isa, &weight, &vec![-3.0; n_rows * k], n_rows);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

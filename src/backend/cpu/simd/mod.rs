@@ -16,10 +16,13 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(super) mod elementwise;
+mod floats;
 pub(super) mod gemm;
 pub(super) mod kv;
 mod math;
 mod matvec;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scales;
 pub(super) mod vector;
 
@@ -40,11 +43,17 @@ pub enum Isa {
     Avx512,
     /// The same with tiles of bf16: Sapphire Rapids (Intel, 2023), on Linux.
     Amx,
+    /// aarch64: all of its processors.
+    Neon,
+    /// aarch64 with products of bytes (`dotprod`): most processors since 2018.
+    NeonDot,
+    /// aarch64 with products of matrices of bytes (`i8mm`): Apple's since the M2, Arm's since 2021.
+    NeonI8mm,
 }
 
 impl Isa {
     /// All of them, better ones last.
-    pub const ALL: [Isa; 3] = [Isa::Avx2, Isa::Avx512, Isa::Amx];
+    pub const ALL: [Isa; 6] = [Isa::Avx2, Isa::Avx512, Isa::Amx, Isa::Neon, Isa::NeonDot, Isa::NeonI8mm];
 
     /// The best one that this processor has.
     pub fn best() -> Option<Isa> {
@@ -60,17 +69,21 @@ impl Isa {
             Isa::Avx512 => avx512::available(),
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => amx::available(),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => neon::available(self),
             _ => false,
         }
     }
 
-    /// Its name: `avx2`, `avx512`, `amx`.
+    /// Its name: `avx2`, `neon-dot`, …
     pub fn name(self) -> &'static str {
         match self {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Amx => "amx",
+            Isa::Neon => "neon",
+            Isa::NeonDot => "neon-dot",
+            Isa::NeonI8mm => "neon-i8mm",
         }
     }
 
@@ -88,7 +101,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx512 | Isa::Amx => unsafe { avx512::vector::run(kernel) },
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => unsafe { neon::vector::run(kernel) },
             _ => unreachable!("is not available"),
         }
     }
@@ -123,13 +138,8 @@ pub(super) fn wants_rounded(format: &Format) -> bool {
 }
 
 /// f32s of scratch that [`matvec`] needs for rows of `k` weights.
-pub(super) fn matvec_scratch_len(isa: Isa, k: usize) -> usize {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512 | Isa::Amx => matvec::scratch_len(k),
-        #[cfg(not(target_arch = "x86_64"))]
-        _ => 0,
-    }
+pub(super) fn matvec_scratch_len(k: usize) -> usize {
+    matvec::scratch_len(k)
 }
 
 /// Rounds a row of x, the whole of `out`, as [`matvec`] takes it.
@@ -139,7 +149,8 @@ pub(super) fn round(isa: Isa, x: &[f32], out: ActivationRowMut<'_>) {
         Isa::Avx2 => avx2::quantize(x, out),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Amx => avx512::quantize(x, out),
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => neon::quantize(isa, x, out),
         _ => unreachable!("is not available"),
     }
 }
@@ -155,12 +166,16 @@ pub(super) fn matvec(
     y: &mut Columns<'_>,
     scratch: &mut [f32],
 ) {
+    if !wants_rounded(weight.format) {
+        return floats::matvec(isa, weight, bias, input, y);
+    }
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::product(weight, bias, input, y, scratch),
+        Isa::Avx2 => avx2::product(weight, bias, input.rounded, y, scratch),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => avx512::product(weight, bias, input, y, scratch),
-        #[cfg(not(target_arch = "x86_64"))]
+        Isa::Avx512 | Isa::Amx => avx512::product(weight, bias, input.rounded, y, scratch),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => neon::product(isa, weight, bias, input.rounded, y, scratch),
         _ => unreachable!("is not available"),
     }
 }

@@ -101,6 +101,7 @@ impl<'a> Scales<'a> {
     }
 
     /// Where the scales and the offsets of the first `n_blocks` go.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(super) fn first(&mut self, n_blocks: usize) -> [*mut f32; 2] {
         assert!(n_blocks <= self.scales.len() - MAX_LANES, "{n_blocks} blocks do not fit");

@@ -34,6 +34,8 @@ pub(in crate::backend::cpu) trait Vector: Copy {
     unsafe fn store_first(self, p: *mut f32, n: usize);
     /// `LEN` numbers in half precision.
     unsafe fn load_half(p: *const u16) -> Self;
+    /// `LEN` brain floats: the upper halves of numbers.
+    unsafe fn load_brain(p: *const u16) -> Self;
     /// Writes `LEN` numbers in half precision, rounded to the nearest.
     unsafe fn store_half(self, p: *mut u16);
     /// `LEN` signed bytes as numbers.

@@ -4,7 +4,6 @@
 //! compiled for these features and reached only where [`available`] says yes.
 
 mod dot;
-mod floats;
 mod formats;
 mod quantize;
 pub(in crate::backend::cpu) mod vector;
@@ -14,10 +13,8 @@ use std::arch::x86_64::*;
 use self::dot::Avx2;
 pub(super) use self::quantize::quantize;
 use super::activations::Activations;
-use super::{Input, matvec};
+use super::matvec;
 use crate::backend::cpu::threads::Columns;
-use crate::quant::block::Half;
-use crate::quant::float::{Brain, Single};
 use crate::quant::{Weight, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 
 /// Whether this processor can run what is here.
@@ -25,22 +22,18 @@ pub(in crate::backend::cpu) fn available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
-/// See [`simd::matvec`](super::matvec()).
+/// See [`simd::matvec`](super::matvec()): the block formats.
 pub(super) fn product(
     weight: &Weight,
     bias: Option<&[f32]>,
-    input: Input<'_>,
+    x: &Activations,
     y: &mut Columns<'_>,
     scratch: &mut [f32],
 ) {
     assert!(available(), "the processor was asked before");
-    let x = input.rounded;
     // SAFETY: the processor has the features.
     unsafe {
         match weight.format.name {
-            "F32" => floats::matmul::<Single>(weight, bias, input.x, y),
-            "F16" => floats::matmul::<Half>(weight, bias, input.x, y),
-            "BF16" => floats::matmul::<Brain>(weight, bias, input.x, y),
             "Q4_0" => blocks::<q4_0::Block>(weight, bias, x, y, scratch),
             "Q4_1" => blocks::<q4_1::Block>(weight, bias, x, y, scratch),
             "Q5_0" => blocks::<q5_0::Block>(weight, bias, x, y, scratch),

@@ -2,8 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use crate::backend::cpu::simd::activations::{ActivationRowMut, BLOCK, CHUNK, CHUNK_BLOCKS, Line, MAX};
+use crate::backend::cpu::simd::activations::{ActivationRowMut, BLOCK, CHUNK, CHUNK_BLOCKS, Line};
 
+/// The largest integer that a number becomes.
+const MAX: f32 = 32_767.0;
 /// Below this a chunk counts as zeros: its reciprocal would not be finite.
 const TINY: f32 = 1e-30;
 

@@ -67,6 +67,13 @@ impl Vector for Lanes {
         unsafe { Self(_mm256_cvtph_ps(_mm_loadu_si128(p.cast()))) }
     }
     #[inline(always)]
+    unsafe fn load_brain(p: *const u16) -> Self {
+        unsafe {
+            let bits = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())));
+            Self(_mm256_castsi256_ps(bits))
+        }
+    }
+    #[inline(always)]
     unsafe fn store_half(self, p: *mut u16) {
         unsafe { _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)) }
     }

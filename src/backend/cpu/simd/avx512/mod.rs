@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 
 use self::dot::Avx512;
 use super::activations::{ActivationRowMut, Activations, Line};
-use super::{Input, avx2, matvec};
+use super::{avx2, matvec};
 use crate::backend::cpu::threads::Columns;
 use crate::quant::{Weight, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 
@@ -25,16 +25,15 @@ pub(in crate::backend::cpu) fn available() -> bool {
         && super::avx2::available()
 }
 
-/// See [`simd::matvec`](super::matvec()).
+/// See [`simd::matvec`](super::matvec()): the block formats.
 pub(super) fn product(
     weight: &Weight,
     bias: Option<&[f32]>,
-    input: Input<'_>,
+    x: &Activations,
     y: &mut Columns<'_>,
     scratch: &mut [f32],
 ) {
     assert!(available(), "the processor was asked before");
-    let x = input.rounded;
     // SAFETY: the processor has the features.
     unsafe {
         match weight.format.name {
@@ -46,7 +45,7 @@ pub(super) fn product(
             "Q4_K" => blocks::<q4_k::Block>(weight, bias, x, y, scratch),
             "Q5_K" => blocks::<q5_k::Block>(weight, bias, x, y, scratch),
             "Q6_K" => blocks::<q6_k::Block>(weight, bias, x, y, scratch),
-            _ => avx2::product(weight, bias, input, y, scratch),
+            name => unreachable!("no kernel for {name}"),
         }
     }
 }

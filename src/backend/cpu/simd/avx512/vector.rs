@@ -66,6 +66,13 @@ impl Vector for Lanes {
         unsafe { Self(_mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))) }
     }
     #[inline(always)]
+    unsafe fn load_brain(p: *const u16) -> Self {
+        unsafe {
+            let bits = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())));
+            Self(_mm512_castsi512_ps(bits))
+        }
+    }
+    #[inline(always)]
     unsafe fn store_half(self, p: *mut u16) {
         unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)) }
     }

@@ -1,0 +1,208 @@
+//! The block formats as bytes in the order of their weights: all that a new format has to say here.
+
+use std::arch::aarch64::*;
+
+use crate::backend::cpu::simd::scales::BlockScales;
+use crate::quant::{q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+
+/// How to unpack a format.
+///
+/// # Safety
+/// `quants` reads nothing beyond the group.
+pub(super) unsafe trait Unpack: BlockScales {
+    /// Where a group keeps a signed byte for each 16 weights that their scale is multiplied with, if it does.
+    const SUB_SCALES: Option<usize> = None;
+
+    /// Block `j` of the group: 16 weights as signed bytes, then the other 16.
+    ///
+    /// # Safety
+    /// The processor has NEON, the group can be read, and j is below `GROUP`.
+    unsafe fn quants<const R: usize>(group: Group<R>, j: usize) -> [Bytes<R>; 2];
+}
+
+/// The same group of `R` weight rows.
+#[derive(Clone, Copy)]
+pub(super) struct Group<const R: usize>(pub(super) [*const u8; R]);
+
+/// Sixteen bytes of a row; with two rows eight bytes of each, and then the other eight of each.
+#[derive(Clone, Copy)]
+pub(super) struct Bytes<const R: usize>(pub(super) [uint8x16_t; R]);
+
+impl<const R: usize> Group<R> {
+    /// The sixteen bytes from `at` on.
+    #[inline(always)]
+    unsafe fn bytes(self, at: usize) -> Bytes<R> {
+        const { assert!(R == 1 || R == 2) };
+        // SAFETY: the callers have as many bytes there, and NEON; so it is for all that follow.
+        unsafe {
+            let mut bytes = self.0.map(|p| vld1q_u8(p.add(at)));
+            if R == 2 {
+                let [a, b] = [bytes[0], bytes[1 % R]].map(|v| vreinterpretq_u64_u8(v));
+                bytes[0] = vreinterpretq_u8_u64(vtrn1q_u64(a, b));
+                bytes[1 % R] = vreinterpretq_u8_u64(vtrn2q_u64(a, b));
+            }
+            Bytes(bytes)
+        }
+    }
+
+    /// For each of the 32 bits from the byte `at` on a byte, all ones if it is 1.
+    #[inline(always)]
+    unsafe fn bits(self, at: usize) -> [Bytes<R>; 2] {
+        /// Of which byte lane i has a bit; with two rows these follow one another.
+        const OF_ONE: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1];
+        const OF_TWO: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 4, 4, 4, 4, 4, 4, 4, 4];
+        const BIT: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
+        // SAFETY: as for `bytes`.
+        unsafe {
+            let mut words = vdupq_n_u32(self.0[0].add(at).cast::<u32>().read_unaligned());
+            if R == 2 {
+                words = vsetq_lane_u32::<1>(self.0[1 % R].add(at).cast::<u32>().read_unaligned(), words);
+            }
+            let (words, bit) = (vreinterpretq_u8_u32(words), vld1q_u8(BIT.as_ptr()));
+            let first = vld1q_u8(if R == 1 { OF_ONE.as_ptr() } else { OF_TWO.as_ptr() });
+            let register = |i: usize| vtstq_u8(vqtbl1q_u8(words, vaddq_u8(first, vdupq_n_u8(i as u8))), bit);
+            let mut halves = [Bytes([vdupq_n_u8(0); R]); 2];
+            for (h, half) in halves.iter_mut().enumerate() {
+                for (i, to) in half.0.iter_mut().enumerate() {
+                    *to = register(2 * h + i);
+                }
+            }
+            halves
+        }
+    }
+}
+
+impl<const R: usize> Bytes<R> {
+    #[inline(always)]
+    fn map(self, f: impl Fn(uint8x16_t) -> uint8x16_t) -> Self {
+        Self(self.0.map(f))
+    }
+
+    /// The lower nibbles, or the upper ones.
+    #[inline(always)]
+    unsafe fn nibbles(self, upper: bool) -> Self {
+        // SAFETY: as for `Group`, here and below.
+        unsafe { self.map(|v| if upper { vshrq_n_u8::<4>(v) } else { vandq_u8(v, vdupq_n_u8(15)) }) }
+    }
+
+    /// These bytes, but the bits of `mask` from `other`.
+    #[inline(always)]
+    unsafe fn with(mut self, mask: u8, other: Self) -> Self {
+        for (v, other) in self.0.iter_mut().zip(other.0) {
+            // SAFETY: as above.
+            *v = unsafe { vbslq_u8(vdupq_n_u8(mask), other, *v) };
+        }
+        self
+    }
+
+    /// Less `n`.
+    #[inline(always)]
+    unsafe fn minus(self, n: u8) -> Self {
+        // SAFETY: as above.
+        unsafe { self.map(|v| vsubq_u8(v, vdupq_n_u8(n))) }
+    }
+
+    /// Bit `bit` moved to bit `to`; others go with it. The shift is by a constant once loops over blocks are unrolled.
+    #[inline(always)]
+    unsafe fn moved(self, bit: usize, to: usize) -> Self {
+        // SAFETY: as above.
+        unsafe { self.map(|v| vshlq_u8(v, vdupq_n_s8(to as i8 - bit as i8))) }
+    }
+}
+
+// SAFETY: the offsets are those of the block struct that is named; so it is for all that follow.
+unsafe impl Unpack for q4_0::Block {
+    #[inline(always)]
+    unsafe fn quants<const R: usize>(group: Group<R>, _: usize) -> [Bytes<R>; 2] {
+        // SAFETY: the nibbles are 16 bytes after the scale.
+        unsafe {
+            let bytes = group.bytes(2);
+            [bytes.nibbles(false), bytes.nibbles(true)]
+        }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q4_1::Block {
+    #[inline(always)]
+    unsafe fn quants<const R: usize>(group: Group<R>, _: usize) -> [Bytes<R>; 2] {
+        // SAFETY: the nibbles are 16 bytes after scale and offset.
+        unsafe {
+            let bytes = group.bytes(4);
+            [bytes.nibbles(false), bytes.nibbles(true)]
+        }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q5_0::Block {
+    #[inline(always)]
+    unsafe fn quants<const R: usize>(group: Group<R>, _: usize) -> [Bytes<R>; 2] {
+        // SAFETY: four bytes of fifth bits are after the scale, then 16 of nibbles.
+        unsafe {
+            let (bytes, [low, high]) = (group.bytes(6), group.bits(2));
+            [bytes.nibbles(false).with(16, low).minus(16), bytes.nibbles(true).with(16, high).minus(16)]
+        }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q5_1::Block {
+    #[inline(always)]
+    unsafe fn quants<const R: usize>(group: Group<R>, _: usize) -> [Bytes<R>; 2] {
+        // SAFETY: four bytes of fifth bits are after scale and offset, then 16 of nibbles.
+        unsafe {
+            let (bytes, [low, high]) = (group.bytes(8), group.bits(4));
+            [bytes.nibbles(false).with(16, low), bytes.nibbles(true).with(16, high)]
+        }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q8_0::Block {
+    #[inline(always)]
+    unsafe fn quants<const R: usize>(group: Group<R>, _: usize) -> [Bytes<R>; 2] {
+        // SAFETY: 32 bytes of quants are after the scale.
+        unsafe { [group.bytes(2), group.bytes(18)] }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q4_k::Block {
+    #[inline(always)]
+    unsafe fn quants<const R: usize>(group: Group<R>, j: usize) -> [Bytes<R>; 2] {
+        // SAFETY: two blocks share 32 bytes of nibbles; these are after the head.
+        unsafe { [16, 32].map(|at| group.bytes(at + j / 2 * 32).nibbles(j % 2 == 1)) }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q5_k::Block {
+    #[inline(always)]
+    unsafe fn quants<const R: usize>(group: Group<R>, j: usize) -> [Bytes<R>; 2] {
+        // SAFETY: 32 bytes with a fifth bit for each block in them are after the head, then nibbles as in Q4_K.
+        unsafe {
+            [0, 16].map(|at| {
+                let nibbles = group.bytes(48 + j / 2 * 32 + at).nibbles(j % 2 == 1);
+                nibbles.with(16, group.bytes(16 + at).moved(j, 4))
+            })
+        }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q6_k::Block {
+    const SUB_SCALES: Option<usize> = Some(192);
+
+    #[inline(always)]
+    unsafe fn quants<const R: usize>(group: Group<R>, j: usize) -> [Bytes<R>; 2] {
+        let (h, k) = (j / 4, j % 4);
+        // SAFETY: 128 bytes of nibbles are at the start, 64 of upper bits after them, then the scales.
+        unsafe {
+            [0, 16].map(|at| {
+                let nibbles = group.bytes(64 * h + 32 * (k % 2) + at).nibbles(k >= 2);
+                nibbles.with(48, group.bytes(128 + 32 * h + at).moved(2 * k, 4)).minus(32)
+            })
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Rounds rows of activations to 16 bits, and splits these in two bytes.
+
+use std::arch::aarch64::*;
+
+use super::Order;
+use crate::backend::cpu::simd::activations::{ActivationRowMut, BLOCK, CHUNK, CHUNK_BLOCKS, Line};
+
+/// The largest integer that a number becomes: 256 · 127 + 127, both of whose bytes are signed.
+const MAX: f32 = 32_639.0;
+/// Below this a chunk counts as zeros: its reciprocal would not be finite.
+const TINY: f32 = 1e-30;
+
+/// Fills `out` with the numbers of `x`, as many as `out` has blocks for; in plain order, and in `order` too.
+pub(super) fn quantize(x: &[f32], out: ActivationRowMut<'_>, order: Order) {
+    assert!(x.len().div_ceil(2 * BLOCK) * 2 == out.q.len() && out.sums.len() == out.scales.len() * CHUNK_BLOCKS);
+    assert!(out.scales.len() == x.len().div_ceil(CHUNK) && out.woven.len() == out.q.len());
+    out.sums.fill(0.0);
+    let lines = out.q.chunks_mut(CHUNK_BLOCKS).zip(out.woven.chunks_mut(CHUNK_BLOCKS));
+    let chunks = x.chunks(CHUNK).zip(lines).zip(out.scales).zip(out.sums.chunks_exact_mut(CHUNK_BLOCKS));
+    for (((x, (q, woven)), scale), sums) in chunks {
+        let max = largest(x);
+        // A chunk with NaN or infinity makes all that it touches NaN.
+        *scale = if max.is_finite() { max / MAX } else { f32::NAN };
+        let per_unit = if max > TINY { MAX / max } else { 0.0 };
+        for (((x, q), woven), sum) in x.as_chunks::<BLOCK>().0.iter().zip(q).zip(woven).zip(sums) {
+            *sum = quantize_block(x, per_unit, order, q, woven) as f32 * *scale;
+        }
+    }
+}
+
+/// The largest magnitude, or NaN if one is.
+fn largest(x: &[f32]) -> f32 {
+    // SAFETY: NEON is there on every processor of this architecture, and four numbers can be read from each.
+    unsafe {
+        let mut max = vdupq_n_f32(0.0);
+        for x in x.as_chunks::<4>().0 {
+            // Here a NaN is larger than any number.
+            max = vmaxq_f32(max, vabsq_f32(vld1q_f32(x.as_ptr())));
+        }
+        vmaxvq_f32(max)
+    }
+}
+
+/// Rounds a block to multiples of 1/`per_unit`, and gives the sum of these.
+fn quantize_block(x: &[f32; BLOCK], per_unit: f32, order: Order, q: &mut Line, woven: &mut Line) -> i32 {
+    let (to, woven) = (q.0.as_mut_ptr(), woven.0.as_mut_ptr().cast::<i8>());
+    // SAFETY: NEON, as above; a block has as many numbers, and a line room for them and for two bytes of each.
+    unsafe {
+        let mut sum = vdupq_n_s32(0);
+        for i in (0..BLOCK).step_by(8) {
+            let [a, b] = [i, i + 4].map(|i| vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x.as_ptr().add(i)), per_unit)));
+            sum = vaddq_s32(sum, vaddq_s32(a, b));
+            let q = vcombine_s16(vqmovn_s32(a), vqmovn_s32(b));
+            vst1q_s16(to.add(i), q);
+            // q = 256 · high + low with a signed low byte.
+            let (high, low) = (vrshrn_n_s16::<8>(q), vmovn_s16(q));
+            let (half, in_half) = (i / 16 * 32, i % 16);
+            match order {
+                Order::Plain => {}
+                Order::Halves => {
+                    vst1_s8(woven.add(half + in_half), high);
+                    vst1_s8(woven.add(half + 16 + in_half), low);
+                }
+                Order::Eights => {
+                    vst1_s8(woven.add(half + 2 * in_half), high);
+                    vst1_s8(woven.add(half + 2 * in_half + 8), low);
+                }
+            }
+        }
+        vaddvq_s32(sum)
+    }
+}

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::executor::{block_on, block_on_stream};
 use futures::stream::StreamExt;
+use halfbyte::backend::cpu::Kernels;
 use halfbyte::backend::{Info, Limits, Output, Program, Step};
 use halfbyte::engine::{
     Device, Engine, EngineOptions, Finish, GenerateOptions, Loaded, SamplerOptions, Session, Token, TokenStream,
@@ -15,8 +16,10 @@ use halfbyte::{Error, Result};
 
 use crate::common::{golden, real_model};
 
+/// The reference kernels: a row has the same bits in any step, so that texts can be compared.
 fn cpu() -> EngineOptions {
-    EngineOptions { device: Device::Cpu, threads: Some(2), n_ctx: Some(256), ..EngineOptions::default() }
+    let kernels = Some(Kernels::Reference);
+    EngineOptions { device: Device::Cpu, threads: Some(2), n_ctx: Some(256), kernels, ..EngineOptions::default() }
 }
 
 fn tiny(options: &EngineOptions) -> Engine {

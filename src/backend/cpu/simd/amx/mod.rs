@@ -112,8 +112,8 @@ unsafe fn pack_rows(x: &[f32], k: usize, first: usize, block: &mut [f32]) {
 fn split(x: __m512) -> [__m512i; 2] {
     let rounded = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
     let high = _mm512_and_si512(rounded, _mm512_set1_epi32(0xffff_0000_u32 as i32));
-    let low = _mm512_sub_ps(x, _mm512_castsi512_ps(high));
-    [high, _mm512_add_epi32(_mm512_castps_si512(low), _mm512_set1_epi32(0x8000))]
+    // Cut off, not rounded: so a NaN, which may overflow above, stays one here.
+    [high, _mm512_castps_si512(_mm512_sub_ps(x, _mm512_castsi512_ps(high)))]
 }
 
 /// y = x · Wᵀ + bias, as [`gemm::multiply`].

@@ -75,7 +75,7 @@ impl Weights for Matrix {
 fn program(format: &'static Format, kernels: Kernels, n_rows: usize) -> CpuProgram {
     let shape = vec![N_ROWS, ROW_LEN];
     let matrix = Matrix(Weight { shape: shape.clone(), format, bytes: SharedBytes::new(Arc::new(rows(format))) });
-    let find = |_: &str| Some(shape.clone());
+    let find = |name: &str| name.ends_with(".weight").then(|| shape.clone());
     let g = GraphBuilder::new("product", &find);
     let logits = g.matmul("w", g.output_rows(g.embed("x", N_ROWS, ROW_LEN, 1.0)), N_ROWS);
     let graph = g.finish(logits).expect("a product is a graph");

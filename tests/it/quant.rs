@@ -6,6 +6,7 @@ use halfbyte::quant::{self, ALL, Format, SharedBytes, Weight};
 use proptest::prelude::*;
 
 use crate::common::{Random, golden};
+use crate::ops;
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
@@ -243,19 +244,45 @@ proptest! {
             ("Q5_0", 1.0 / 16.0 + HALVES),
             ("Q5_1", 1.0 / 31.0 + HALVES),
             ("Q8_0", 0.5 / 127.0 + HALVES),
-            ("Q4_K", 2.0 / 15.0),
-            ("Q5_K", 2.0 / 31.0),
             ("Q6_K", 2.0 / 32.0),
         ];
-        let largest = 2f32.powi(scale);
-        let mut weights: Vec<f32> = values.iter().map(|v| v * largest).collect();
-        weights[17] = largest;
-        for (format, (name, limit)) in ALL.iter().zip(limits) {
-            prop_assert_eq!(format.name, name);
-            for (found, expected) in dequantize(format, &quantize(format, &weights)).iter().zip(&weights) {
-                let error = (found - expected).abs() / largest;
-                prop_assert!(error <= limit, "{}: {} became {}, off by {} (limit {})", format, expected, found, error, limit);
+        let weights = scaled(&values, scale);
+        for (name, limit) in limits {
+            let format = ops::format(name);
+            for (error, expected) in errors(format, &weights).iter().zip(&weights) {
+                prop_assert!(*error <= limit, "{}: {} is off by {} (limit {})", format, expected, error, limit);
             }
         }
     }
+
+    #[test]
+    fn searched_offsets_are_as_good_as_the_obvious_ones(scale in 0..12, values in proptest::collection::vec(-1.0f32..1.0, 256)) {
+        // The search makes Σ (m + |w|) e² of a sub-block no larger than the whole range in equal steps does, m the root
+        // mean square, where it is at most 2 · 32 · m · (a step / 2)²; a single error may well be larger. A step is at most
+        // two of the largest magnitude over the largest q. Scale and offset are then rounded to 63rds of the largest ones
+        // and to halves.
+        const ROUNDED: f32 = 1.0 / 63.0 + 1.0 / 63.0 + 3.0 / 2048.0;
+        let weights = scaled(&values, scale);
+        for (name, steps) in [("Q4_K", 15.0), ("Q5_K", 31.0)] {
+            let errors = errors(ops::format(name), &weights);
+            let rms = (errors.iter().map(|e| e * e).sum::<f32>() / errors.len() as f32).sqrt();
+            let limit = std::f32::consts::SQRT_2 / steps + ROUNDED;
+            prop_assert!(rms <= limit, "{}: off by {} in the mean (limit {})", name, rms, limit);
+        }
+    }
+}
+
+/// `values` with one of magnitude 1 among them, times 2^scale.
+fn scaled(values: &[f32], scale: i32) -> Vec<f32> {
+    let largest = 2f32.powi(scale);
+    let mut weights: Vec<f32> = values.iter().map(|v| v * largest).collect();
+    weights[17] = largest;
+    weights
+}
+
+/// What quantization changes, in units of the largest magnitude.
+fn errors(format: &'static Format, weights: &[f32]) -> Vec<f32> {
+    let largest = weights.iter().fold(0f32, |largest, w| largest.max(w.abs()));
+    let found = dequantize(format, &quantize(format, weights));
+    found.iter().zip(weights).map(|(found, expected)| (found - expected).abs() / largest).collect()
 }

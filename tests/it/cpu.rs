@@ -189,6 +189,23 @@ fn attention_of_long_contexts_has_the_same_bits_with_any_number_of_threads() {
     }
 }
 
+/// All numbers of rows that registers and tiles are filled with, rows of weights that fill none, and more weights in a row than are
+/// unpacked at a time.
+#[test]
+fn products_of_any_number_of_rows_are_their_formula() {
+    let format = |name| ops::format(name);
+    for t in 1..=40 {
+        for (name, shape) in [("F32", [17, 33]), ("Q4_0", [1, 32]), ("Q8_0", [15, 96]), ("Q4_K", [33, 256])] {
+            check_op(|compile, limit| ops::check_matmul(compile, format(name), t, shape, t as u64, limit));
+        }
+    }
+    for t in [9, 33, 47] {
+        for (name, shape) in [("F16", [161, 2_051]), ("Q5_0", [50, 4_128]), ("Q6_K", [31, 4_864])] {
+            check_op(|compile, limit| ops::check_matmul(compile, format(name), t, shape, t as u64, limit));
+        }
+    }
+}
+
 /// Several chunks of positions, and windows that begin within one.
 #[test]
 fn attention_of_long_contexts_is_its_formula() {
@@ -233,6 +250,25 @@ fn a_row_has_the_same_bits_in_any_step_on_any_pages_with_any_number_of_threads()
             steps::assert_same(&format!("{threads} threads"), &logits, reference.get_or_insert(logits.clone()), 0.0);
             steps::check_chunks(&mut program, alone);
             steps::check_sequences(&mut program, alone);
+        }
+    }
+}
+
+/// Products with fewer rows than nine have kernels of their own.
+#[test]
+fn a_row_has_the_same_bits_in_all_steps_of_many_rows() {
+    for name in ["llama-q4_0", "llama-q6_k", "llama-bf16"] {
+        let model = golden::tiny(name);
+        let limits = Limits { max_rows: 100, max_outputs: 100, max_seqs: 1, n_ctx: 128, n_pages: 4 };
+        let prompt = steps::tokens(100, model.config.n_vocab, 2);
+        let all: Vec<usize> = (0..100).collect();
+        for kernels in fast_kernels() {
+            let mut program = compile(&model, limits, kernels);
+            let mut logits = |chunk| steps::Sequence::new(128).append(&mut program, &prompt, chunk, &all);
+            let together = logits(100);
+            for chunk in [10, 20, 25, 50] {
+                steps::assert_same(&format!("{name}, {kernels}: steps of {chunk}"), &logits(chunk), &together, 0.0);
+            }
         }
     }
 }

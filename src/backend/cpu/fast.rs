@@ -20,7 +20,7 @@ const SHARES: [usize; 4] = [2, 4, 8, 8];
 /// Columns that are never divided: a few microseconds of work.
 const COLUMNS: usize = 16;
 /// Tasks for each thread in a product with several rows, at least.
-const TASKS: usize = 8;
+const TASKS: usize = 4;
 /// Rows with which a product goes by way of a panel; fewer are multiplied one by one.
 const GEMM_ROWS: usize = 9;
 
@@ -160,8 +160,7 @@ impl CpuProgram {
         let n_rows = x.len() / k;
         let by_panel = n_rows >= GEMM_ROWS;
         if by_panel {
-            packed.reserve(isa, n_rows, k);
-            pool.each(packed.blocks_mut().collect(), |(first, block)| gemm::pack(isa, x, k, first, block));
+            packed.fill(isa, pool, x, k);
         } else if products.iter().any(|&i| simd::wants_rounded(weights[i].matrix().format)) {
             round(isa, pool, x, k, rounded);
         }

@@ -1,277 +1,233 @@
-//! x86-64 with tiles (AMX): Sapphire Rapids and later. Products of many rows; all else is as with AVX-512.
+//! x86-64 with AMX (Intel, from Sapphire Rapids, 2023, on): matrix products in registers of sixteen rows of 64 bytes, tiles.
 //!
-//! Tiles multiply numbers of eight significant bits (bf16) and add up in f32. Each number is therefore taken as the sum of two
-//! of them, and of the four products the three that matter are computed: about 16 bits of each number count, as many as
-//! where activations are rounded to integers.
-//!
-//! Tiles are used in assembly, since the compiler's functions for them are not stable. Source: Intel 64 and IA-32 Architectures
-//! Software Developer's Manual, volume 1, chapter 18.
+//! Products of many rows are all that these are for; what else there is to do runs with AVX-512. Compilers do not know the
+//! instructions yet, which is why they are written out here. An operating system saves tiles only for processes that asked.
+
+mod product;
+mod split;
 
 use std::arch::asm;
-use std::arch::x86_64::*;
-use std::sync::OnceLock;
+use std::arch::is_x86_feature_detected as has;
+use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+use std::sync::LazyLock;
 
-use super::gemm::{DEPTH, Multiply, unpack};
-use super::vector::Vector;
-use super::{avx512, gemm};
-use crate::backend::cpu::threads::Columns;
+use bytemuck::{Pod, Zeroable};
 
-/// Rows of x, and weight rows, that are taken together: two tiles of each.
-const SIDE: usize = 32;
-/// Weights of a row in a tile.
-const STEP: usize = 32;
+pub(super) use self::product::{STRIP, multiply, scratch_len};
+pub(super) use self::split::Packed;
+
 /// Rows of a tile.
-const ROWS: usize = 16;
-/// f32s in as much room as the tiles of a step take: two high ones, and two low ones.
-const GROUP: usize = SIDE * STEP;
+const TILE_ROWS: usize = 16;
+/// Brain floats in a row of a tile.
+const TILE_DEPTH: usize = 32;
 
-/// Whether this processor can run what is here, and the system lets us.
-pub(super) fn available() -> bool {
-    static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| avx512::available() && has_tiles() && may_use_tiles())
+/// A row of a tile.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([u16; TILE_DEPTH]);
+
+impl Line {
+    const ZERO: Self = Self([0; TILE_DEPTH]);
 }
 
+/// Whether this processor can run what is here, and the operating system lets it.
+pub(in crate::backend::cpu) fn available() -> bool {
+    static AVAILABLE: LazyLock<bool> =
+        LazyLock::new(|| super::avx512::available() && has!("xsave") && has_tiles() && is_permitted());
+    *AVAILABLE
+}
+
+/// Whether the processor has tiles and multiplies brain floats in them, and the operating system knows.
 fn has_tiles() -> bool {
-    const BF16: u32 = 1 << 22;
-    const TILE: u32 = 1 << 24;
+    const AMX_BF16: u32 = 1 << 22;
+    const AMX_TILE: u32 = 1 << 24;
+    const TILE_STATE: u64 = 0b11 << 17;
+
+    #[target_feature(enable = "xsave")]
+    fn saved_states() -> u64 {
+        // SAFETY: the system enabled xsave, else the processor would not say that it has it; state 0 is always there.
+        unsafe { _xgetbv(0) }
+    }
+
     if __cpuid(0).eax < 7 {
         return false;
     }
-    __cpuid_count(7, 0).edx & (BF16 | TILE) == BF16 | TILE
+    let features = __cpuid_count(7, 0).edx;
+    // SAFETY: `available` asked for xsave.
+    let saved = unsafe { saved_states() };
+    features & AMX_BF16 != 0 && features & AMX_TILE != 0 && saved & TILE_STATE == TILE_STATE
 }
 
-/// Asks the system for the tiles' state, which it otherwise does not save.
+/// Asks Linux for tiles, for all threads of this process.
+///
+/// Source: the kernel's documentation, "Using XSTATE features in user space applications"
+/// (<https://docs.kernel.org/arch/x86/xstate.html>).
 #[cfg(target_os = "linux")]
-fn may_use_tiles() -> bool {
+fn is_permitted() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
-    const XFEATURE_XTILEDATA: libc::c_long = 18;
-    // SAFETY: it reads and writes no memory of ours.
-    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+    const TILE_DATA: libc::c_long = 18;
+    // SAFETY: the call reads and writes no memory of ours.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
 }
 
+/// Other systems have other ways, or none.
 #[cfg(not(target_os = "linux"))]
-fn may_use_tiles() -> bool {
+fn is_permitted() -> bool {
     false
 }
 
-/// f32s of scratch that [`multiply`] needs: a panel, its tiles, and those of y.
-pub(super) fn scratch_len(k: usize) -> usize {
-    2 * k.min(DEPTH).next_multiple_of(STEP) * SIDE + SIDE * SIDE + ROWS
-}
+/// What two by two tiles of products add up to: of the rows of x 0 and 1 with the weight rows 0 and 1, 0·0, 0·1, 1·0, 1·1.
+#[repr(C, align(64))]
+struct Sums([[[f32; TILE_ROWS]; TILE_ROWS]; 4]);
 
-/// f32s that packed rows take.
-pub(super) fn packed_len(n_rows: usize, k: usize) -> usize {
-    n_rows.next_multiple_of(SIDE) * k.next_multiple_of(STEP)
-}
+/// The tiles of this thread, set up for products, until this is dropped.
+///
+/// ```text
+/// tiles 0 1      sums
+///       2 3
+/// tiles 4 5      rows of x
+/// tiles 6 7      weight rows
+/// ```
+struct Tiles(());
 
-/// Rows in a block of packed rows.
-pub(super) const BLOCK: usize = SIDE;
+impl Tiles {
+    /// For tiles with `rows` rows of x.
+    fn new(rows: usize) -> Self {
+        /// As `ldtilecfg` reads it.
+        #[repr(C, align(64))]
+        struct Config {
+            palette: u8,
+            start_row: u8,
+            reserved: [u8; 14],
+            row_bytes: [u16; 16],
+            rows: [u8; 16],
+        }
+        assert!(available(), "the processor was asked before");
+        assert!((1..=TILE_ROWS).contains(&rows), "{rows} rows of x in a tile");
+        let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        config.row_bytes[..8].fill(64);
+        config.rows[..6].fill(rows as u8);
+        config.rows[6..8].fill(TILE_ROWS as u8);
+        // SAFETY: the processor has tiles, and this process may use them; the configuration is a valid one.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) }
+        Self(())
+    }
 
-/// Packs rows of x `[T, K]` from row `first` on into a block: tiles of the high parts and of the low ones, step by step.
-pub(super) fn pack(x: &[f32], k: usize, first: usize, block: &mut [f32]) {
-    assert!(available(), "the processor was asked before");
-    // SAFETY: the processor has the instruction set.
-    unsafe { pack_rows(x, k, first, block) }
-}
+    /// The products of two tiles of rows of x with two of weight rows, added up over `steps` steps. Both are sums of a higher
+    /// part h and a lower part l; the products are h · h + l · h + h · l.
+    ///
+    /// # Safety
+    /// For each step there are the tiles l0, l1, h0, h1 from `x` on and h0, h1, l0, l1 from `w` on.
+    #[inline(always)]
+    unsafe fn two_by_two(&self, x: *const Line, w: *const Line, steps: usize, sums: &mut Sums) {
+        // Long rows of x come from beyond the second-level cache: what is ahead by two steps is asked for, any address will do.
+        // SAFETY: the tiles are set up; all else is what the caller promises.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "2:",
+                "tileloadd tmm6, [{w} + {line}]",
+                "tileloadd tmm4, [{x} + {line}]",
+                "tileloadd tmm7, [{w} + {line} + 1024]",
+                "tileloadd tmm5, [{x} + {line} + 1024]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm4, [{x} + {line} + 2048]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                ".irp i,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+                "prefetcht0 [{x} + 8192 + 64 * \\i]",
+                ".endr",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm5, [{x} + {line} + 3072]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                ".irp i,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+                "prefetcht0 [{x} + 9216 + 64 * \\i]",
+                ".endr",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm6, [{w} + {line} + 2048]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm7, [{w} + {line} + 3072]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                ".irp i,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+                "prefetcht0 [{x} + 10240 + 64 * \\i]",
+                ".endr",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                ".irp i,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+                "prefetcht0 [{x} + 11264 + 64 * \\i]",
+                ".endr",
+                "add {x}, 4096",
+                "add {w}, 4096",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{sums} + {line}], tmm0",
+                "tilestored [{sums} + {line} + 1024], tmm1",
+                "tilestored [{sums} + {line} + 2048], tmm2",
+                "tilestored [{sums} + {line} + 3072], tmm3",
+                x = inout(reg) x => _,
+                w = inout(reg) w => _,
+                steps = inout(reg) steps => _,
+                sums = in(reg) &raw mut *sums,
+                line = in(reg) size_of::<Line>(),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn pack_rows(x: &[f32], k: usize, first: usize, block: &mut [f32]) {
-    let n_rows = (x.len() / k - first).min(SIDE);
-    for (step, group) in block.chunks_exact_mut(GROUP).enumerate() {
-        let here = STEP.min(k - step * STEP);
-        let group = group.as_mut_ptr().cast::<u16>();
-        for r in 0..SIDE {
-            let mut high = [_mm256_setzero_si256(); 2];
-            let mut low = high;
-            if r < n_rows {
-                let row = &x[(first + r) * k + step * STEP..][..here];
-                for (half, numbers) in row.chunks(16).enumerate() {
-                    // SAFETY: as many numbers are read as there are.
-                    let x = unsafe { _mm512_maskz_loadu_ps(((1u32 << numbers.len()) - 1) as u16, numbers.as_ptr()) };
-                    let [h, l] = split(x);
-                    high[half] = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(h));
-                    low[half] = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(l));
-                }
-            }
-            // SAFETY: a group has two tiles of high parts and two of low ones, each of 16 rows of 32 numbers.
-            unsafe {
-                for half in 0..2 {
-                    let to = group.add(r * STEP + 16 * half);
-                    _mm256_storeu_si256(to.cast(), high[half]);
-                    _mm256_storeu_si256(to.add(SIDE * STEP).cast(), low[half]);
-                }
-            }
+    /// [`Tiles::two_by_two`] with one tile of rows of x, so that for each step there are l and h from `x` on, and only the first two
+    /// sums are written. Products are added up in the same order: a row has the same bits with another tile beside it.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn one_by_two(&self, x: *const Line, w: *const Line, steps: usize, sums: &mut Sums) {
+        // SAFETY: as above.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "2:",
+                "tileloadd tmm6, [{w} + {line}]",
+                "tileloadd tmm4, [{x} + {line}]",
+                "tileloadd tmm7, [{w} + {line} + 1024]",
+                "tileloadd tmm5, [{x} + {line} + 1024]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm0, tmm5, tmm6",
+                "tileloadd tmm6, [{w} + {line} + 2048]",
+                "tdpbf16ps tmm1, tmm5, tmm7",
+                "tileloadd tmm7, [{w} + {line} + 3072]",
+                "tdpbf16ps tmm0, tmm5, tmm6",
+                "tdpbf16ps tmm1, tmm5, tmm7",
+                "add {x}, 2048",
+                "add {w}, 4096",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{sums} + {line}], tmm0",
+                "tilestored [{sums} + {line} + 1024], tmm1",
+                x = inout(reg) x => _,
+                w = inout(reg) w => _,
+                steps = inout(reg) steps => _,
+                sums = in(reg) &raw mut *sums,
+                line = in(reg) size_of::<Line>(),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
         }
     }
 }
 
-/// Numbers as the sum of two that have eight significant bits, in the upper halves of what is returned; the lower halves have
-/// bits, too.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn split(x: __m512) -> [__m512i; 2] {
-    let rounded = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
-    let high = _mm512_and_si512(rounded, _mm512_set1_epi32(0xffff_0000_u32 as i32));
-    // Cut off, not rounded: so a NaN, which may overflow above, stays one here.
-    [high, _mm512_castps_si512(_mm512_sub_ps(x, _mm512_castsi512_ps(high)))]
-}
-
-/// y = x · Wᵀ + bias, as [`gemm::multiply`].
-pub(super) fn multiply(task: Multiply<'_, '_>) {
-    assert!(available(), "the processor was asked before");
-    // SAFETY: the processor has the instruction set, and the system saves tiles.
-    unsafe {
-        configure();
-        columns(task);
-        asm!("tilerelease", options(nomem, nostack, preserves_flags));
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: tiles are set up, and nobody uses them any more.
+        unsafe { asm!("tilerelease", options(nostack)) }
     }
 }
-
-/// Eight tiles of 16 rows of 64 bytes.
-unsafe fn configure() {
-    #[repr(C, align(64))]
-    struct Configuration {
-        palette: u8,
-        start_row: u8,
-        reserved: [u8; 14],
-        row_bytes: [u16; 16],
-        rows: [u8; 16],
-    }
-    static CONFIGURATION: Configuration = Configuration {
-        palette: 1,
-        start_row: 0,
-        reserved: [0; 14],
-        row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
-        rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
-    };
-    // SAFETY: the callers have tiles.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIGURATION, options(readonly, nostack, preserves_flags)) };
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
-unsafe fn columns(task: Multiply<'_, '_>) {
-    let Multiply { weight, bias, x, y, scratch } = task;
-    let (k, n_rows) = x.shape();
-    assert_eq!((k, n_rows), (weight.row_len(), y.n_rows()), "rows of x, of the weight and of y");
-    let columns = y.range();
-    let unaligned = scratch.as_ptr().align_offset(64);
-    let (panel, rest) = scratch[unaligned..].split_at_mut(k.min(DEPTH).next_multiple_of(STEP) * SIDE);
-    let (tiles, sums) = rest.split_at_mut(panel.len());
-    let sums = &mut sums[..SIDE * SIDE];
-    for first in columns.clone().step_by(SIDE) {
-        let n = SIDE.min(columns.end - first);
-        for start in (0..k).step_by(DEPTH) {
-            let depth = DEPTH.min(k - start);
-            let steps = depth.div_ceil(STEP);
-            // SAFETY: the panel and its tiles have room, and packed rows have as many steps.
-            unsafe {
-                for v in 0..2 {
-                    let at = (first + 16 * v).min(columns.end - 1);
-                    let rows = at..columns.end.min(at + 16);
-                    unpack::unpack::<avx512::vector::Lanes>(weight, rows, start, depth, &mut panel[16 * v..], SIDE);
-                }
-                panel[depth * SIDE..steps * GROUP].fill(0.0);
-                to_tiles(&panel[..steps * GROUP], tiles);
-                for t in (0..n_rows).step_by(SIDE) {
-                    let x = x.block_from(t, start / STEP * GROUP);
-                    product(x.as_ptr(), tiles.as_ptr(), steps, sums.as_mut_ptr());
-                    let bias = bias.filter(|_| start == 0).map(|bias| &bias[first..first + n]);
-                    store(sums, y, t, first, n, bias, start > 0);
-                }
-            }
-        }
-    }
-}
-
-/// Turns a panel `[K, 32]` into tiles: two high ones and two low ones for each step, whose rows are pairs of weights.
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn to_tiles(panel: &[f32], tiles: &mut [f32]) {
-    for (panel, tiles) in panel.chunks_exact(GROUP).zip(tiles.chunks_exact_mut(GROUP)) {
-        for pair in 0..STEP / 2 {
-            for v in 0..2 {
-                // SAFETY: a group is 32 rows of 32 numbers, and as large in tiles.
-                unsafe {
-                    let [even, odd] = [0, 1].map(|i| {
-                        let w = panel.as_ptr().add((2 * pair + i) * SIDE + 16 * v);
-                        split(_mm512_loadu_ps(w))
-                    });
-                    for (part, to) in [(0, 0), (1, 2)] {
-                        let low = _mm512_srli_epi32::<16>(even[part]);
-                        let both = _mm512_mask_blend_epi16(0xaaaa_aaaa, low, odd[part]);
-                        let to = tiles.as_mut_ptr().add((to + v) * GROUP / 4 + 16 * pair);
-                        _mm512_storeu_si512(to.cast(), both);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Two tiles of rows of x with two of weights, of `steps` steps: sums `[32, 32]`.
-unsafe fn product(x: *const f32, w: *const f32, steps: usize, sums: *mut f32) {
-    // SAFETY: the callers have tiles, and as many steps of four tiles of 1,024 bytes; no other code uses tiles.
-    unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "2:",
-            // The high parts of x, the low ones of w.
-            "tileloadd tmm4, [{x} + {row}]",
-            "tileloadd tmm6, [{w} + {row} + 2048]",
-            "tileloadd tmm7, [{w} + {row} + 3072]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm5, [{x} + {row} + 1024]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tileloadd tmm6, [{w} + {row}]",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "tileloadd tmm7, [{w} + {row} + 1024]",
-            // The high parts of both.
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm4, [{x} + {row} + 2048]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "tileloadd tmm5, [{x} + {row} + 3072]",
-            // The low parts of x, the high ones of w.
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {x}, 4096",
-            "add {w}, 4096",
-            "dec {steps}",
-            "jnz 2b",
-            "tilestored [{sums} + {sums_row}], tmm0",
-            "tilestored [{sums} + {sums_row} + 64], tmm1",
-            "tilestored [{sums} + {sums_row} + 2048], tmm2",
-            "tilestored [{sums} + {sums_row} + 2112], tmm3",
-            x = inout(reg) x => _,
-            w = inout(reg) w => _,
-            steps = inout(reg) steps => _,
-            sums = in(reg) sums,
-            row = in(reg) 64_usize,
-            sums_row = in(reg) SIDE * size_of::<f32>(),
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-    }
-}
-
-/// Writes, or adds, n columns of the sums to the rows of y from t on.
-fn store(sums: &[f32], y: &mut Columns<'_>, t: usize, first: usize, n: usize, bias: Option<&[f32]>, add: bool) {
-    let at = first - y.range().start;
-    for (r, sums) in sums.chunks_exact(SIDE).take(y.n_rows() - t).enumerate() {
-        let to = &mut y.row(t + r)[at..at + n];
-        match bias {
-            _ if add => to.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum),
-            Some(bias) => to.iter_mut().zip(sums).zip(bias).for_each(|((to, sum), bias)| *to = sum + bias),
-            None => to.copy_from_slice(&sums[..n]),
-        }
-    }
-}
-
-const _: () = assert!(DEPTH.is_multiple_of(STEP) && gemm::VECTORS * <avx512::vector::Lanes as Vector>::LEN == SIDE);

@@ -12,13 +12,13 @@ use super::Isa;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::vector::{Kernel, MAX_LANES, Vector};
-use crate::backend::cpu::threads::Columns;
+use crate::backend::cpu::threads::{Columns, Pool};
 use crate::quant::Weight;
 
 /// Vectors of weight rows in a strip.
-pub(super) const VECTORS: usize = 2;
+const VECTORS: usize = 2;
 /// Weights of a row that are unpacked at a time: whole blocks of all formats.
-pub(super) const DEPTH: usize = 2048;
+const DEPTH: usize = 2048;
 /// Rows of x that are taken together at most, with 16 registers and with 32.
 const ROWS: [usize; 2] = [6, 12];
 
@@ -42,26 +42,29 @@ pub(in crate::backend::cpu) fn strip(isa: Isa) -> usize {
             VECTORS * V::LEN
         }
     }
-    isa.run(Strip)
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => amx::STRIP,
+        _ => isa.run(Strip),
+    }
 }
 
-/// Rows of x in blocks of a few, each block `[K, rows]`, as [`multiply`] reads them.
+/// Rows of x as [`multiply`] reads them: in blocks of a few, each block `[K, rows]`.
 #[derive(Debug, Default)]
 pub(in crate::backend::cpu) struct Packed {
     n_rows: usize,
     k: usize,
-    /// Rows in a block; the last ones may be less.
+    /// Rows in a block; the last ones may have one less.
     block: usize,
-    /// Numbers in a block.
-    block_len: usize,
-    /// Numbers in all.
-    len: usize,
     data: Vec<f32>,
+    /// What AMX reads in their place.
+    #[cfg(target_arch = "x86_64")]
+    tiles: amx::Packed,
 }
 
 impl Packed {
-    /// Makes room for `n_rows` rows of `k` numbers.
-    pub(in crate::backend::cpu) fn reserve(&mut self, isa: Isa, n_rows: usize, k: usize) {
+    /// Packs the rows x `[T, K]`.
+    pub(in crate::backend::cpu) fn fill(&mut self, isa: Isa, pool: &mut Pool, x: &[f32], k: usize) {
         struct Rows;
         impl Kernel for Rows {
             type Output = usize;
@@ -70,41 +73,25 @@ impl Packed {
                 ROWS[usize::from(V::REGISTERS > 16)]
             }
         }
-        let len;
-        (self.block, self.block_len, len) = match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Amx => (amx::BLOCK, amx::packed_len(amx::BLOCK, k), amx::packed_len(n_rows, k)),
-            _ => {
-                // Blocks of one size, so that none is left with a single row.
-                let block = n_rows.div_ceil(n_rows.div_ceil(isa.run(Rows)));
-                (block, block * k, n_rows * k)
-            }
-        };
-        (self.n_rows, self.k, self.len) = (n_rows, k, len);
-        self.data.resize(self.data.len().max(len), 0.0);
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Amx {
+            return self.tiles.fill(pool, x, k);
+        }
+        let n_rows = x.len() / k;
+        // Blocks of one size, so that none is left with a single row.
+        let block = n_rows.div_ceil(n_rows.div_ceil(isa.run(Rows)));
+        (self.n_rows, self.k, self.block) = (n_rows, k, block);
+        self.data.resize(self.data.len().max(x.len()), 0.0);
+        let blocks = self.data[..x.len()].chunks_mut(block * k).zip(x.chunks(block * k));
+        pool.each(blocks.collect(), |(block, x)| pack(x, k, block));
     }
 
     /// Bytes that are held.
     pub(in crate::backend::cpu) fn bytes(&self) -> usize {
-        size_of_val(&self.data[..])
-    }
-
-    /// The blocks: which row of x each begins with, and where it goes.
-    pub(in crate::backend::cpu) fn blocks_mut(&mut self) -> impl Iterator<Item = (usize, &mut [f32])> {
-        let block = self.block;
-        self.data[..self.len].chunks_mut(self.block_len).enumerate().map(move |(i, data)| (i * block, data))
-    }
-
-    /// K and T.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn shape(&self) -> (usize, usize) {
-        (self.k, self.n_rows)
-    }
-
-    /// The block that begins with row t, from number `start` of it on.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn block_from(&self, t: usize, start: usize) -> &[f32] {
-        &self.data[t / self.block * self.block_len..][start..self.block_len]
+        let bytes = size_of_val(&self.data[..]);
+        #[cfg(target_arch = "x86_64")]
+        let bytes = bytes + self.tiles.bytes();
+        bytes
     }
 
     fn block(&self, i: usize) -> &[f32] {
@@ -113,15 +100,9 @@ impl Packed {
     }
 }
 
-/// Packs the rows of x `[T, K]` from row `first` on into a block of [`Packed::blocks_mut`].
-pub(in crate::backend::cpu) fn pack(isa: Isa, x: &[f32], k: usize, first: usize, block: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Amx {
-        return amx::pack(x, k, first, block);
-    }
-    let _ = isa;
+/// Packs rows x `[rows, K]` into a block.
+fn pack(x: &[f32], k: usize, block: &mut [f32]) {
     let rows = block.len() / k;
-    let x = &x[first * k..][..block.len()];
     for (i, column) in block.chunks_exact_mut(rows).enumerate() {
         for (r, to) in column.iter_mut().enumerate() {
             *to = x[r * k + i];
@@ -140,21 +121,19 @@ pub(in crate::backend::cpu) fn multiply(
     y: &mut Columns<'_>,
     scratch: &mut [f32],
 ) {
-    let task = Multiply { weight, bias, x, y, scratch };
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx => amx::multiply(task),
-        _ => isa.run(task),
+        Isa::Amx => amx::multiply(weight, bias, &x.tiles, y, scratch),
+        _ => isa.run(Multiply { weight, bias, x, y, scratch }),
     }
 }
 
-/// What [`multiply`] is given.
-pub(super) struct Multiply<'a, 'b> {
-    pub(super) weight: &'a Weight,
-    pub(super) bias: Option<&'a [f32]>,
-    pub(super) x: &'a Packed,
-    pub(super) y: &'a mut Columns<'b>,
-    pub(super) scratch: &'a mut [f32],
+struct Multiply<'a, 'b> {
+    weight: &'a Weight,
+    bias: Option<&'a [f32]>,
+    x: &'a Packed,
+    y: &'a mut Columns<'b>,
+    scratch: &'a mut [f32],
 }
 
 impl Kernel for Multiply<'_, '_> {

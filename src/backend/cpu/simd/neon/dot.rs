@@ -1,13 +1,14 @@
 //! Products of weight rows as they lie in the file with 16-bit activations, a block at a time.
 
 use std::arch::aarch64::*;
+use std::arch::asm;
 use std::marker::PhantomData;
 
 use super::formats::{Group, Unpack};
 use super::multiply::{Half, Multiply};
 use super::vector::Lanes;
 use super::{AHEAD, Order};
-use crate::backend::cpu::simd::activations::{ActivationRow, CHUNK_BLOCKS};
+use crate::backend::cpu::simd::activations::{ActivationRow, CHUNK_BLOCKS, Line};
 use crate::backend::cpu::simd::matvec::{Dots, WeightRow};
 use crate::backend::cpu::simd::vector::Vector;
 
@@ -26,32 +27,22 @@ unsafe impl<F: Unpack, M: Multiply<R>, const R: usize> Dots<F> for Products<M, R
     #[inline(always)]
     unsafe fn dots<const N: usize, const T: usize>(rows: [WeightRow; N], x: [ActivationRow<'_>; T]) -> [[f32; T]; N] {
         const { assert!(F::GROUP == 1 || F::GROUP == CHUNK_BLOCKS) };
-        let n_blocks = x[0].n_blocks;
-        let rows = units::<N, R>(rows);
+        let mut units = [[rows[0]; R]; N];
+        for (m, row) in rows.into_iter().enumerate() {
+            // Where the last unit lacks a row, another stands in for it.
+            units[m / R][m % R] = row;
+        }
+        let n_units = N.div_ceil(R);
         // SAFETY: as the caller promises.
         unsafe {
-            // Of units of R rows, of which there are N at most.
             let mut totals = [[vdupq_n_f32(0.0); T]; N];
-            for c in 0..n_blocks.div_ceil(CHUNK_BLOCKS) {
-                let mut sums = Sums::<F, M, N, T, R>::new();
-                let (first, there) = (c * CHUNK_BLOCKS, CHUNK_BLOCKS.min(n_blocks - c * CHUNK_BLOCKS));
-                if F::GROUP == CHUNK_BLOCKS {
-                    // Unrolled: shifts are by constants then.
-                    sums.add_four(&rows, &x, first, 0);
-                    sums.add_four(&rows, &x, first, FOUR);
-                } else {
-                    for j in (0..there - there % FOUR).step_by(FOUR) {
-                        sums.add_four(&rows, &x, first, j);
-                    }
-                    for j in there - there % FOUR..there {
-                        sums.add_one(&rows, &x, first + j);
-                    }
-                }
-                for t in 0..T {
-                    let scale = *x[t].scales.as_ptr().add(c);
-                    for u in 0..N.div_ceil(R) {
-                        totals[u][t] = vfmaq_n_f32(totals[u][t], sums.lanes[u][t], scale);
-                    }
+            if F::GROUP == 1 {
+                // Units share the activations of a block.
+                totals = chunks::<F, M, N, T, R>(units, n_units, x);
+            } else {
+                // The blocks of a group share bytes, so that a unit's own are enough for all registers.
+                for u in 0..n_units {
+                    [totals[u]] = chunks::<F, M, 1, T, R>([units[u]], 1, x);
                 }
             }
             let mut result = [[0.0; T]; N];
@@ -59,7 +50,7 @@ unsafe impl<F: Unpack, M: Multiply<R>, const R: usize> Dots<F> for Products<M, R
                 for m in 0..N {
                     result[m][t] = M::sums(totals[m / R][t])[m % R];
                     if F::MINS {
-                        result[m][t] += offsets(rows[m / R][m % R].mins, x[t]);
+                        result[m][t] += offsets(rows[m].mins, x[t]);
                     }
                 }
             }
@@ -68,91 +59,144 @@ unsafe impl<F: Unpack, M: Multiply<R>, const R: usize> Dots<F> for Products<M, R
     }
 }
 
-/// Rows in units of `R`; where the last one lacks a row, another stands in for it.
+/// The first `n` of `U` units with all rows of x, as sums that are still in lanes.
+#[expect(clippy::needless_range_loop, reason = "registers by index: iterators over them are not always inlined")]
 #[inline(always)]
-fn units<const N: usize, const R: usize>(rows: [WeightRow; N]) -> [[WeightRow; R]; N] {
-    let mut units = [[rows[0]; R]; N];
-    for (m, row) in rows.into_iter().enumerate() {
-        units[m / R][m % R] = row;
-    }
-    units
-}
-
-/// The sums of a chunk, of each unit with each row of x.
-struct Sums<F, M, const N: usize, const T: usize, const R: usize> {
-    lanes: [[float32x4_t; T]; N],
-    by: PhantomData<(F, M)>,
-}
-
-impl<F: Unpack, M: Multiply<R>, const N: usize, const T: usize, const R: usize> Sums<F, M, N, T, R> {
-    /// Units of R rows.
-    const UNITS: usize = N.div_ceil(R);
-
-    #[inline(always)]
-    unsafe fn new() -> Self {
-        // SAFETY: the callers have NEON.
-        Self { lanes: [[unsafe { vdupq_n_f32(0.0) }; T]; N], by: PhantomData }
-    }
-
-    /// Adds four blocks: from block j of the chunk on that begins with block `first`.
-    #[inline(always)]
-    unsafe fn add_four(&mut self, rows: &[[WeightRow; R]; N], x: &[ActivationRow<'_>; T], first: usize, j: usize) {
-        let b = first + j;
-        // SAFETY: the caller of `dots` promises that there are as many blocks everywhere.
-        unsafe {
-            let step = FOUR * N * F::GROUP_BYTES / F::GROUP;
-            for line in (0..step).step_by(64) {
-                Lanes::prefetch(rows[0][0].bytes.wrapping_add(AHEAD + b / FOUR * step + line), true);
+unsafe fn chunks<F: Unpack, M: Multiply<R>, const U: usize, const T: usize, const R: usize>(
+    units: [[WeightRow; R]; U],
+    n: usize,
+    x: [ActivationRow<'_>; T],
+) -> [[float32x4_t; T]; U] {
+    let n_blocks = x[0].n_blocks;
+    let x_lines = x.map(|x| if M::ORDER == Order::Plain { x.q.as_ptr() } else { x.woven.as_ptr() });
+    // SAFETY: the caller of `dots` promises that there are as many blocks everywhere.
+    unsafe {
+        let mut totals = [[vdupq_n_f32(0.0); T]; U];
+        for c in 0..n_blocks.div_ceil(CHUNK_BLOCKS) {
+            prefetch(
+                units[0][0].bytes,
+                c * n * R * CHUNK_BLOCKS / F::GROUP * F::GROUP_BYTES,
+                n * R * CHUNK_BLOCKS / F::GROUP * F::GROUP_BYTES,
+            );
+            let (first, there) = (c * CHUNK_BLOCKS, CHUNK_BLOCKS.min(n_blocks - c * CHUNK_BLOCKS));
+            let mut chunk =
+                Chunk { units, n, x: x_lines, first, sums: [[vdupq_n_f32(0.0); T]; U], by: PhantomData::<(F, M)> };
+            if F::GROUP == CHUNK_BLOCKS {
+                // Unrolled: shifts are by constants then.
+                chunk.add_four(0);
+                chunk.add_four(FOUR);
+            } else {
+                for j in (0..there - there % FOUR).step_by(FOUR) {
+                    chunk.add_four(j);
+                }
+                for j in there - there % FOUR..there {
+                    chunk.add_one(j);
+                }
             }
-            let mut scales = [[[vdupq_n_f32(0.0); 2]; FOUR]; N];
-            for u in 0..Self::UNITS {
+            for t in 0..T {
+                let scale = *x[t].scales.as_ptr().add(c);
+                for u in 0..n {
+                    totals[u][t] = vfmaq_n_f32(totals[u][t], chunk.sums[u][t], scale);
+                }
+            }
+        }
+        totals
+    }
+}
+
+/// A chunk of some units, and its sums with each row of x.
+struct Chunk<By, const U: usize, const T: usize, const R: usize> {
+    units: [[WeightRow; R]; U],
+    /// Units that there are.
+    n: usize,
+    x: [*const Line; T],
+    /// The block that it begins with.
+    first: usize,
+    sums: [[float32x4_t; T]; U],
+    by: PhantomData<By>,
+}
+
+#[expect(clippy::needless_range_loop, reason = "registers by index: iterators over them are not always inlined")]
+impl<F: Unpack, M: Multiply<R>, const U: usize, const T: usize, const R: usize> Chunk<(F, M), U, T, R> {
+    /// Adds four blocks, from its block j on.
+    ///
+    /// # Safety
+    /// They are there, and the processor has the instruction set; so it is for all that follow.
+    #[inline(always)]
+    unsafe fn add_four(&mut self, j: usize) {
+        let b = self.first + j;
+        // SAFETY: as the caller promises.
+        unsafe {
+            let mut scales = [Scales([[vdupq_n_f32(0.0); R]; 2]); U];
+            for u in 0..self.n {
                 scales[u] = match F::SUB_SCALES {
-                    None => of_four(rows[u].map(|row| vld1q_f32(row.scales.add(b)))).map(|scale| [scale; 2]),
-                    Some(at) => of_halves(rows[u], first / CHUNK_BLOCKS, first / F::GROUP * F::GROUP_BYTES + at, j),
+                    None => Scales::of_blocks(self.units[u], b),
+                    Some(at) => Scales::of_halves(self.units[u], b / F::GROUP, F::GROUP_BYTES, at + 2 * j),
                 };
             }
-            self.add::<FOUR>(rows, x, first, j, |u, i| scales[u][i]);
+            // By hand, since the compiler would rather keep the scales in memory and loop over blocks.
+            self.add_to_each::<0>(j, &scales);
+            self.add_to_each::<1>(j, &scales);
+            self.add_to_each::<2>(j, &scales);
+            self.add_to_each::<3>(j, &scales);
         }
     }
 
-    /// Adds block b, of a format of one block to a group.
+    /// Adds block j + `I` to all units, `I` below four.
     #[inline(always)]
-    unsafe fn add_one(&mut self, rows: &[[WeightRow; R]; N], x: &[ActivationRow<'_>; T], b: usize) {
-        // SAFETY: the caller of `dots` promises that there is such a block.
+    unsafe fn add_to_each<const I: usize>(&mut self, j: usize, scales: &[Scales<R>; U]) {
+        const { assert!(U <= 4) };
+        // By hand, too: a loop that is as long is not always unrolled.
+        // SAFETY: as the caller promises.
         unsafe {
-            self.add::<1>(rows, x, b, 0, |u, _| [of_four(rows[u].map(|row| vdupq_n_f32(*row.scales.add(b))))[0]; 2]);
+            self.add(0, j + I, scales[0].block::<F, I>());
+            if self.n > 1 {
+                self.add(1 % U, j + I, scales[1 % U].block::<F, I>());
+            }
+            if self.n > 2 {
+                self.add(2 % U, j + I, scales[2 % U].block::<F, I>());
+            }
+            if self.n > 3 {
+                self.add(3 % U, j + I, scales[3 % U].block::<F, I>());
+            }
         }
     }
 
-    /// Adds `I` blocks, each half of which has a scale in its unit.
+    /// Adds block j, of a format of one block to a group.
     #[inline(always)]
-    unsafe fn add<const I: usize>(
-        &mut self,
-        rows: &[[WeightRow; R]; N],
-        x: &[ActivationRow<'_>; T],
-        first: usize,
-        j: usize,
-        scales: impl Fn(usize, usize) -> [float32x4_t; 2],
-    ) {
-        for i in 0..I {
-            // SAFETY: the callers promise the blocks.
+    unsafe fn add_one(&mut self, j: usize) {
+        for u in 0..self.n {
+            // SAFETY: as the caller promises.
             unsafe {
-                let b = first + j + i;
-                let (group, in_group) = if F::GROUP == 1 { (b, 0) } else { (first / F::GROUP, j + i) };
-                let x: [[Half; 2]; T] = std::array::from_fn(|t| halves::<M, R>(x[t], b));
-                for u in 0..Self::UNITS {
-                    let group = Group(rows[u].map(|row| row.bytes.add(group * F::GROUP_BYTES)));
-                    let (q, scales) = (F::quants(group, in_group), scales(u, i));
-                    for t in 0..T {
-                        let sum = &mut self.lanes[u][t];
-                        if F::SUB_SCALES.is_none() {
-                            *sum = vfmaq_f32(*sum, vcvtq_f32_s32(M::multiply(q, x[t])), scales[0]);
-                        } else {
-                            for h in 0..2 {
-                                let of_half = vcvtq_f32_s32(M::multiply([q[h]], [x[t][h]]));
-                                *sum = vfmaq_f32(*sum, of_half, scales[h]);
-                            }
-                        }
+                let mut scales = [vdupq_n_f32(0.0); R];
+                for i in 0..R {
+                    scales[i] = vdupq_n_f32(*self.units[u][i].scales.add(self.first + j));
+                }
+                let scale = spread::<R, 0>(scales);
+                self.add(u, j, [scale; 2]);
+            }
+        }
+    }
+
+    /// Adds block j of unit u; each half of it has a scale.
+    #[inline(always)]
+    unsafe fn add(&mut self, u: usize, j: usize, scales: [float32x4_t; 2]) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let (group, in_group) = ((self.first + j) / F::GROUP, (self.first + j) % F::GROUP);
+            let mut rows = [std::ptr::null(); R];
+            for i in 0..R {
+                rows[i] = self.units[u][i].bytes.add(group * F::GROUP_BYTES);
+            }
+            let q = F::quants(Group(rows), in_group);
+            for t in 0..T {
+                let x = halves(self.x[t].add(self.first + j));
+                let sum = &mut self.sums[u][t];
+                if F::SUB_SCALES.is_none() {
+                    *sum = vfmaq_f32(*sum, vcvtq_f32_s32(M::multiply(q, x)), scales[0]);
+                } else {
+                    for h in 0..2 {
+                        *sum = vfmaq_f32(*sum, vcvtq_f32_s32(M::multiply([q[h]], [x[h]])), scales[h]);
                     }
                 }
             }
@@ -160,45 +204,94 @@ impl<F: Unpack, M: Multiply<R>, const N: usize, const T: usize, const R: usize> 
     }
 }
 
-/// The activations of block b.
+/// The activations of a block.
 #[inline(always)]
-unsafe fn halves<M: Multiply<R>, const R: usize>(x: ActivationRow<'_>, b: usize) -> [Half; 2] {
-    let lines = if M::ORDER == Order::Plain { x.q.as_ptr() } else { x.woven.as_ptr() };
-    // SAFETY: the callers have a line b.
+unsafe fn halves(line: *const Line) -> [Half; 2] {
+    // SAFETY: the callers have a line there.
     unsafe {
-        let p = lines.add(b).cast::<u8>();
-        [0, 32].map(|at| [vld1q_u8(p.add(at)), vld1q_u8(p.add(at + 16))])
+        let quarter = |i: usize| vld1q_u8(line.cast::<u8>().add(16 * i));
+        [[quarter(0), quarter(1)], [quarter(2), quarter(3)]]
     }
 }
 
-/// The scales of four blocks, each in the lanes of its row: all four, or two and two.
+/// Asks memory for as many bytes as are read meanwhile, `at` bytes behind `p` if rows lie one after the other, and further.
+///
+/// In the order of addresses, since that is what a processor's own prefetcher can continue.
 #[inline(always)]
-unsafe fn of_four<const R: usize>(rows: [float32x4_t; R]) -> [float32x4_t; FOUR] {
-    // SAFETY: the callers have NEON.
-    unsafe {
-        if R == 1 {
-            let row = rows[0];
-            [vdupq_laneq_f32::<0>(row), vdupq_laneq_f32::<1>(row), vdupq_laneq_f32::<2>(row), vdupq_laneq_f32::<3>(row)]
-        } else {
-            let pairs = [vzip1q_f32(rows[0], rows[1 % R]), vzip2q_f32(rows[0], rows[1 % R])];
-            let [[a, b], [c, d]] = pairs.map(|pair| [vzip1q_f32(pair, pair), vzip2q_f32(pair, pair)]);
-            [a, b, c, d]
+fn prefetch(p: *const u8, at: usize, n_bytes: usize) {
+    for line in (0..n_bytes).step_by(64) {
+        // In assembly since the intrinsic is not stable; with a constant that the compiler would add to other addresses.
+        // SAFETY: a hint, which is ignored where there is nothing.
+        unsafe {
+            asm!("prfm pldl1keep, [{p}, {AHEAD}]", p = in(reg) p.wrapping_add(at + line), AHEAD = const AHEAD,
+                options(readonly, nostack, preserves_flags));
         }
     }
 }
 
-/// The scales of the halves of the four blocks from j on in group g: those of the group times the bytes at `at` of the row.
+/// The scales of four blocks of a unit: a lane each, in the first register of each row, or of their eight halves in both.
+#[derive(Clone, Copy)]
+struct Scales<const R: usize>([[float32x4_t; R]; 2]);
+
+impl<const R: usize> Scales<R> {
+    /// From block b on.
+    #[inline(always)]
+    unsafe fn of_blocks(rows: [WeightRow; R], b: usize) -> Self {
+        // SAFETY: the callers have four blocks there.
+        unsafe {
+            let mut scales = [vdupq_n_f32(0.0); R];
+            for i in 0..R {
+                scales[i] = vld1q_f32(rows[i].scales.add(b));
+            }
+            Self([scales; 2])
+        }
+    }
+
+    /// The scale of group g times the eight signed bytes from its byte `at` on.
+    #[inline(always)]
+    unsafe fn of_halves(rows: [WeightRow; R], g: usize, group_bytes: usize, at: usize) -> Self {
+        // SAFETY: the callers have NEON, and such a group.
+        unsafe {
+            let mut scales = [[vdupq_n_f32(0.0); R]; 2];
+            for i in 0..R {
+                let bytes = vmovl_s8(vld1_s8(rows[i].bytes.add(g * group_bytes + at).cast()));
+                let integers = [vmovl_s16(vget_low_s16(bytes)), vmovl_high_s16(bytes)];
+                for h in 0..2 {
+                    scales[h][i] = vmulq_n_f32(vcvtq_f32_s32(integers[h]), *rows[i].scales.add(g));
+                }
+            }
+            Self(scales)
+        }
+    }
+
+    /// Of the halves of block `I` of the four.
+    #[inline(always)]
+    unsafe fn block<F: Unpack, const I: usize>(self) -> [float32x4_t; 2] {
+        // SAFETY: as above.
+        unsafe {
+            match (F::SUB_SCALES, I) {
+                (Some(_), 0 | 2) => [spread::<R, 0>(self.0[I / 2]), spread::<R, 1>(self.0[I / 2])],
+                (Some(_), _) => [spread::<R, 2>(self.0[I / 2]), spread::<R, 3>(self.0[I / 2])],
+                (None, 0) => [spread::<R, 0>(self.0[0]); 2],
+                (None, 1) => [spread::<R, 1>(self.0[0]); 2],
+                (None, 2) => [spread::<R, 2>(self.0[0]); 2],
+                (None, _) => [spread::<R, 3>(self.0[0]); 2],
+            }
+        }
+    }
+}
+
+/// Lane `L` of each row in the lanes of the row: in all four, or in two and two.
 #[inline(always)]
-unsafe fn of_halves<const R: usize>(rows: [WeightRow; R], g: usize, at: usize, j: usize) -> [[float32x4_t; 2]; FOUR] {
-    // SAFETY: the callers have NEON, and 16 bytes there.
+unsafe fn spread<const R: usize, const L: i32>(rows: [float32x4_t; R]) -> float32x4_t {
+    // SAFETY: the callers have NEON.
     unsafe {
-        let floats = rows.map(|row| {
-            let bytes = vmovl_s8(vld1_s8(row.bytes.add(at + 2 * j).cast()));
-            let integers = [vmovl_s16(vget_low_s16(bytes)), vmovl_high_s16(bytes)];
-            integers.map(|integers| vmulq_n_f32(vcvtq_f32_s32(integers), *row.scales.add(g)))
-        });
-        let [[a, b, c, d], [e, f, g, h]] = [of_four(floats.map(|row| row[0])), of_four(floats.map(|row| row[1]))];
-        [[a, b], [c, d], [e, f], [g, h]]
+        if R == 1 {
+            return vdupq_laneq_f32::<L>(rows[0]);
+        }
+        let [a, b] = [rows[0], rows[1 % R]];
+        let pairs = if L < 2 { vzip1q_f32(a, b) } else { vzip2q_f32(a, b) };
+        if L % 2 == 0 { vzip1q_f32(pairs, pairs) } else { vzip2q_f32(pairs, pairs) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The block formats as bytes in the order of their weights: all that a new format has to say here.
 
 use std::arch::aarch64::*;
+use std::arch::asm;
 
 use crate::backend::cpu::simd::scales::BlockScales;
 use crate::quant::{q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
@@ -35,9 +36,12 @@ impl<const R: usize> Group<R> {
         const { assert!(R == 1 || R == 2) };
         // SAFETY: the callers have as many bytes there, and NEON; so it is for all that follow.
         unsafe {
-            let mut bytes = self.0.map(|p| vld1q_u8(p.add(at)));
+            let mut bytes = [vdupq_n_u8(0); R];
+            for (bytes, p) in bytes.iter_mut().zip(self.0) {
+                *bytes = vld1q_u8(p.add(at));
+            }
             if R == 2 {
-                let [a, b] = [bytes[0], bytes[1 % R]].map(|v| vreinterpretq_u64_u8(v));
+                let (a, b) = (vreinterpretq_u64_u8(bytes[0]), vreinterpretq_u64_u8(bytes[1 % R]));
                 bytes[0] = vreinterpretq_u8_u64(vtrn1q_u64(a, b));
                 bytes[1 % R] = vreinterpretq_u8_u64(vtrn2q_u64(a, b));
             }
@@ -45,26 +49,28 @@ impl<const R: usize> Group<R> {
         }
     }
 
-    /// For each of the 32 bits from the byte `at` on a byte, all ones if it is 1.
+    /// The 32 bits from the byte `at` on, each as bit 4 of a byte whose other bits may be anything.
     #[inline(always)]
-    unsafe fn bits(self, at: usize) -> [Bytes<R>; 2] {
-        /// Of which byte lane i has a bit; with two rows these follow one another.
+    unsafe fn fifths(self, at: usize) -> [Bytes<R>; 2] {
+        /// In which byte of the word lane i of the first register has its bit; with two rows the words follow one another.
         const OF_ONE: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1];
         const OF_TWO: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 4, 4, 4, 4, 4, 4, 4, 4];
-        const BIT: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
+        const TO_BIT_4: [i8; 16] = [4, 3, 2, 1, 0, -1, -2, -3, 4, 3, 2, 1, 0, -1, -2, -3];
         // SAFETY: as for `bytes`.
         unsafe {
-            let mut words = vdupq_n_u32(self.0[0].add(at).cast::<u32>().read_unaligned());
+            let word = |p: *const u8| vsetq_lane_u32::<0>(p.add(at).cast::<u32>().read_unaligned(), vdupq_n_u32(0));
+            let mut words = word(self.0[0]);
             if R == 2 {
-                words = vsetq_lane_u32::<1>(self.0[1 % R].add(at).cast::<u32>().read_unaligned(), words);
+                words = vzip1q_u32(words, word(self.0[1 % R]));
             }
-            let (words, bit) = (vreinterpretq_u8_u32(words), vld1q_u8(BIT.as_ptr()));
+            let (words, shifts) = (vreinterpretq_u8_u32(words), vld1q_s8(TO_BIT_4.as_ptr()));
             let first = vld1q_u8(if R == 1 { OF_ONE.as_ptr() } else { OF_TWO.as_ptr() });
-            let register = |i: usize| vtstq_u8(vqtbl1q_u8(words, vaddq_u8(first, vdupq_n_u8(i as u8))), bit);
             let mut halves = [Bytes([vdupq_n_u8(0); R]); 2];
             for (h, half) in halves.iter_mut().enumerate() {
                 for (i, to) in half.0.iter_mut().enumerate() {
-                    *to = register(2 * h + i);
+                    // A register has two bytes of one row, or one of each of two.
+                    let index = vaddq_u8(first, vdupq_n_u8((2 / R * (R * h + i)) as u8));
+                    *to = vshlq_u8(vqtbl1q_u8(words, index), shifts);
                 }
             }
             halves
@@ -72,10 +78,26 @@ impl<const R: usize> Group<R> {
     }
 }
 
+/// `v`, but the bits of `mask` from `from`.
+#[inline(always)]
+unsafe fn insert(mut v: uint8x16_t, mask: uint8x16_t, from: uint8x16_t) -> uint8x16_t {
+    // In assembly since the compiler would rather make three instructions of it.
+    // SAFETY: the callers have NEON.
+    unsafe {
+        asm!("bit {v:v}.16b, {from:v}.16b, {mask:v}.16b", v = inout(vreg) v, from = in(vreg) from, mask = in(vreg) mask,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    v
+}
+
 impl<const R: usize> Bytes<R> {
     #[inline(always)]
-    fn map(self, f: impl Fn(uint8x16_t) -> uint8x16_t) -> Self {
-        Self(self.0.map(f))
+    fn map(mut self, f: impl Fn(uint8x16_t) -> uint8x16_t) -> Self {
+        // Not an array's own `map`, which is not always inlined.
+        for v in &mut self.0 {
+            *v = f(*v);
+        }
+        self
     }
 
     /// The lower nibbles, or the upper ones.
@@ -90,7 +112,7 @@ impl<const R: usize> Bytes<R> {
     unsafe fn with(mut self, mask: u8, other: Self) -> Self {
         for (v, other) in self.0.iter_mut().zip(other.0) {
             // SAFETY: as above.
-            *v = unsafe { vbslq_u8(vdupq_n_u8(mask), other, *v) };
+            *v = unsafe { insert(*v, vdupq_n_u8(mask), other) };
         }
         self
     }
@@ -106,7 +128,7 @@ impl<const R: usize> Bytes<R> {
     #[inline(always)]
     unsafe fn moved(self, bit: usize, to: usize) -> Self {
         // SAFETY: as above.
-        unsafe { self.map(|v| vshlq_u8(v, vdupq_n_s8(to as i8 - bit as i8))) }
+        unsafe { if bit == to { self } else { self.map(|v| vshlq_u8(v, vdupq_n_s8(to as i8 - bit as i8))) } }
     }
 }
 
@@ -140,7 +162,7 @@ unsafe impl Unpack for q5_0::Block {
     unsafe fn quants<const R: usize>(group: Group<R>, _: usize) -> [Bytes<R>; 2] {
         // SAFETY: four bytes of fifth bits are after the scale, then 16 of nibbles.
         unsafe {
-            let (bytes, [low, high]) = (group.bytes(6), group.bits(2));
+            let (bytes, [low, high]) = (group.bytes(6), group.fifths(2));
             [bytes.nibbles(false).with(16, low).minus(16), bytes.nibbles(true).with(16, high).minus(16)]
         }
     }
@@ -152,7 +174,7 @@ unsafe impl Unpack for q5_1::Block {
     unsafe fn quants<const R: usize>(group: Group<R>, _: usize) -> [Bytes<R>; 2] {
         // SAFETY: four bytes of fifth bits are after scale and offset, then 16 of nibbles.
         unsafe {
-            let (bytes, [low, high]) = (group.bytes(8), group.bits(4));
+            let (bytes, [low, high]) = (group.bytes(8), group.fifths(4));
             [bytes.nibbles(false).with(16, low), bytes.nibbles(true).with(16, high)]
         }
     }
@@ -172,7 +194,10 @@ unsafe impl Unpack for q4_k::Block {
     #[inline(always)]
     unsafe fn quants<const R: usize>(group: Group<R>, j: usize) -> [Bytes<R>; 2] {
         // SAFETY: two blocks share 32 bytes of nibbles; these are after the head.
-        unsafe { [16, 32].map(|at| group.bytes(at + j / 2 * 32).nibbles(j % 2 == 1)) }
+        unsafe {
+            let half = |at: usize| group.bytes(at + j / 2 * 32).nibbles(j % 2 == 1);
+            [half(16), half(32)]
+        }
     }
 }
 
@@ -182,10 +207,11 @@ unsafe impl Unpack for q5_k::Block {
     unsafe fn quants<const R: usize>(group: Group<R>, j: usize) -> [Bytes<R>; 2] {
         // SAFETY: 32 bytes with a fifth bit for each block in them are after the head, then nibbles as in Q4_K.
         unsafe {
-            [0, 16].map(|at| {
+            let half = |at: usize| {
                 let nibbles = group.bytes(48 + j / 2 * 32 + at).nibbles(j % 2 == 1);
                 nibbles.with(16, group.bytes(16 + at).moved(j, 4))
-            })
+            };
+            [half(0), half(16)]
         }
     }
 }
@@ -199,10 +225,11 @@ unsafe impl Unpack for q6_k::Block {
         let (h, k) = (j / 4, j % 4);
         // SAFETY: 128 bytes of nibbles are at the start, 64 of upper bits after them, then the scales.
         unsafe {
-            [0, 16].map(|at| {
+            let half = |at: usize| {
                 let nibbles = group.bytes(64 * h + 32 * (k % 2) + at).nibbles(k >= 2);
                 nibbles.with(48, group.bytes(128 + 32 * h + at).moved(2 * k, 4)).minus(32)
-            })
+            };
+            [half(0), half(16)]
         }
     }
 }

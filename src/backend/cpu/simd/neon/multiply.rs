@@ -108,9 +108,8 @@ unsafe impl Multiply<2> for NeonI8mm {
         unsafe {
             let mut sum = vdupq_n_s32(0);
             for h in 0..H {
-                for i in 0..2 {
-                    sum = matrix(sum, q[h].0[i], x[h][i]);
-                }
+                sum = matrix(sum, q[h].0[0], x[h][0]);
+                sum = matrix(sum, q[h].0[1], x[h][1]);
             }
             sum
         }

@@ -4,6 +4,7 @@
 //! computes, `simd` the same for wide vectors, `threads` deals it out, `values` has the buffers. Weights stay where the
 //! file is mapped.
 
+mod absence;
 mod fast;
 mod multiversion;
 mod ops;

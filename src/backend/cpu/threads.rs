@@ -3,6 +3,7 @@
 //! A step of a small model forks hundreds of times, so that a job must start within a microsecond and may not wait
 //! for a thread that the system has put aside. Tasks of a job are therefore handed out one by one, and a worker takes
 //! part in a job only if it comes while there is one: the caller works too, and closes the job when no task is left.
+//! A worker whose core is taken by another program while it has a task makes all wait: it stays away for a while.
 //! Each thread owns scratch memory of one planned size, which it lends to its tasks.
 
 use std::any::Any;
@@ -13,9 +14,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::absence::Absence;
 
 /// Looks at the state before a worker sleeps: tens of microseconds, the gap between two steps.
 const SPINS: usize = 4_000;
+/// A job waits at least so long for a worker before it is late. Less is the system's own business.
+const LATE: Duration = Duration::from_micros(200);
+/// Sleepers that each thread wakes, and each of these as many: no thread wakes them all by itself.
+const WAKES: usize = 2;
 
 /// A job is running, workers may enter.
 const OPEN: u64 = 1 << 31;
@@ -49,6 +57,8 @@ struct Shared {
     lock: Mutex<()>,
     wake: Condvar,
     sleeping: AtomicUsize,
+    /// The last job that waited for those inside longer than it took to work.
+    late: AtomicU64,
 }
 
 /// Alone on its cache line (on two, since processors fetch lines in pairs): all threads write these words all the time, and
@@ -88,6 +98,7 @@ impl Pool {
             lock: Mutex::new(()),
             wake: Condvar::new(),
             sleeping: AtomicUsize::new(0),
+            late: AtomicU64::new(0),
         });
         let mut pool = Self { shared, workers: Vec::new(), scratch: vec![0.0; scratch_len] };
         for i in 1..threads {
@@ -115,11 +126,10 @@ impl Pool {
         // Of two panics in one job only one was passed on.
         *shared.panic.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let epoch = (shared.state.load(Ordering::Relaxed) >> EPOCH_SHIFT) as u32;
+        let opened = Instant::now();
         shared.state.store(u64::from(epoch.wrapping_add(1)) << EPOCH_SHIFT | OPEN, Ordering::SeqCst);
-        let open = Open(shared);
-        if shared.sleeping.load(Ordering::SeqCst) > 0 {
-            shared.wake_all();
-        }
+        let open = Open { shared, opened };
+        shared.wake_some();
         shared.work(n_tasks, task, &mut self.scratch);
         drop(open);
         let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -192,8 +202,11 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.state.fetch_or(QUIT, Ordering::SeqCst);
-        self.shared.wake_all();
+        drop(self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner));
+        self.shared.wake.notify_all();
         for worker in self.workers.drain(..) {
+            // It may be absent.
+            worker.thread().unpark();
             // A worker can't fail: the panics of its tasks are caught.
             let _ = worker.join();
         }
@@ -201,15 +214,27 @@ impl Drop for Pool {
 }
 
 /// The job is open while this lives; dropping it, in a panic too, waits until no worker uses the job any more.
-struct Open<'a>(&'a Shared);
+struct Open<'a> {
+    shared: &'a Shared,
+    opened: Instant,
+}
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.state.fetch_and(!OPEN, Ordering::AcqRel);
+        let state = &self.shared.state;
+        let mut now = state.fetch_and(!OPEN, Ordering::AcqRel);
+        if now & INSIDE == 0 {
+            return;
+        }
+        let closed = Instant::now();
+        let patience = LATE.max(closed - self.opened);
         let mut looks = 0;
-        while state & INSIDE != 0 {
+        while now & INSIDE != 0 {
             relax(&mut looks);
-            state = self.0.state.load(Ordering::Acquire);
+            if looks % SPINS == 0 && closed.elapsed() > patience {
+                self.shared.late.store(now >> EPOCH_SHIFT, Ordering::Relaxed);
+            }
+            now = state.load(Ordering::Acquire);
         }
     }
 }
@@ -217,6 +242,7 @@ impl Drop for Open<'_> {
 impl Shared {
     fn work_until_quit(&self, scratch: &mut [f32]) {
         let mut seen = 0;
+        let mut absence = Absence::default();
         loop {
             let state = self.wait(seen);
             if state & QUIT != 0 {
@@ -234,7 +260,22 @@ impl Shared {
             if let Err(panic) = result {
                 self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
             }
+            // Read before it leaves: thereafter the caller goes on to other jobs.
+            let late = self.late.load(Ordering::Relaxed) == seen;
             self.state.fetch_sub(1, Ordering::Release);
+            if late && let Some(until) = absence.after_late_job(Instant::now()) {
+                self.stay_away(until);
+            }
+        }
+    }
+
+    /// Returns at that time, or when the pool goes away.
+    fn stay_away(&self, until: Instant) {
+        while self.state.load(Ordering::Acquire) & QUIT == 0 {
+            match until.checked_duration_since(Instant::now()) {
+                Some(left) if !left.is_zero() => std::thread::park_timeout(left),
+                _ => return,
+            }
         }
     }
 
@@ -263,16 +304,23 @@ impl Shared {
             // The caller stores the state and then reads `sleeping`; here it is the other way round, so that one of
             // the two sees the other.
             self.sleeping.fetch_add(1, Ordering::SeqCst);
-            if !ready(self.state.load(Ordering::SeqCst)) {
+            if ready(self.state.load(Ordering::SeqCst)) {
+                self.sleeping.fetch_sub(1, Ordering::SeqCst);
+            } else {
                 drop(self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner));
+                self.sleeping.fetch_sub(1, Ordering::SeqCst);
+                self.wake_some();
             }
-            self.sleeping.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
-    fn wake_all(&self) {
-        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
-        self.wake.notify_all();
+    /// Wakes the first sleepers, who wake others.
+    fn wake_some(&self) {
+        let n = self.sleeping.load(Ordering::SeqCst).min(WAKES);
+        if n > 0 {
+            drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+            (0..n).for_each(|_| self.wake.notify_one());
+        }
     }
 }
 
@@ -400,25 +448,36 @@ mod tests {
     }
 
     #[test]
-    fn workers_wake_up_after_a_pause() {
-        let mut pool = Pool::new(2, 0).expect("threads start");
-        for _ in 0..5 {
-            while pool.shared.sleeping.load(Ordering::SeqCst) == 0 {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
-            let other = AtomicUsize::new(0);
-            let caller = std::thread::current().id();
-            // Both tasks last until both have begun: without the worker this would hang.
-            let begun = AtomicUsize::new(0);
-            pool.run(2, &|_, _| {
-                begun.fetch_add(1, Ordering::SeqCst);
-                while begun.load(Ordering::SeqCst) < 2 {
-                    std::thread::yield_now();
+    fn all_workers_wake_up_after_a_pause() {
+        for threads in [2, 9] {
+            let mut pool = Pool::new(threads, 0).expect("threads start");
+            for _ in 0..5 {
+                while pool.shared.sleeping.load(Ordering::SeqCst) < threads - 1 {
+                    std::thread::sleep(Duration::from_millis(1));
                 }
-                other.fetch_add(usize::from(std::thread::current().id() != caller), Ordering::SeqCst);
-            });
-            assert_eq!(other.load(Ordering::SeqCst), 1);
+                // All tasks last until all have begun: without each of the workers this would hang.
+                let begun = AtomicUsize::new(0);
+                pool.run(threads, &|_, _| {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    while begun.load(Ordering::SeqCst) < threads {
+                        std::thread::yield_now();
+                    }
+                });
+            }
         }
+    }
+
+    #[test]
+    fn a_worker_that_stays_away_comes_back_and_the_pool_goes_without_it() {
+        let pool = Pool::new(1, 0).expect("the caller's own thread");
+        let begin = Instant::now();
+        pool.shared.stay_away(begin + Duration::from_millis(5));
+        assert!(begin.elapsed() >= Duration::from_millis(5));
+        let shared = pool.shared.clone();
+        drop(pool);
+        let begin = Instant::now();
+        shared.stay_away(begin + Duration::from_secs(60));
+        assert!(begin.elapsed() < Duration::from_secs(60));
     }
 
     #[test]

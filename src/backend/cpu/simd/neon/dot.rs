@@ -38,11 +38,11 @@ unsafe impl<F: Unpack, M: Multiply<R>, const R: usize> Dots<F> for Products<M, R
             let mut totals = [[vdupq_n_f32(0.0); T]; N];
             if F::GROUP == 1 {
                 // Units share the activations of a block.
-                totals = chunks::<F, M, N, T, R>(units, n_units, x);
+                totals = M::chunks::<F, N, T>(units, n_units, x);
             } else {
                 // The blocks of a group share bytes, so that a unit's own are enough for all registers.
                 for u in 0..n_units {
-                    [totals[u]] = chunks::<F, M, 1, T, R>([units[u]], 1, x);
+                    [totals[u]] = M::chunks::<F, 1, T>([units[u]], 1, x);
                 }
             }
             let mut result = [[0.0; T]; N];
@@ -60,9 +60,12 @@ unsafe impl<F: Unpack, M: Multiply<R>, const R: usize> Dots<F> for Products<M, R
 }
 
 /// The first `n` of `U` units with all rows of x, as sums that are still in lanes.
+///
+/// # Safety
+/// The processor has the instruction set of `M`, and each row has the blocks that x has.
 #[expect(clippy::needless_range_loop, reason = "registers by index: iterators over them are not always inlined")]
 #[inline(always)]
-unsafe fn chunks<F: Unpack, M: Multiply<R>, const U: usize, const T: usize, const R: usize>(
+pub(super) unsafe fn chunks<F: Unpack, M: Multiply<R>, const U: usize, const T: usize, const R: usize>(
     units: [[WeightRow; R]; U],
     n: usize,
     x: [ActivationRow<'_>; T],

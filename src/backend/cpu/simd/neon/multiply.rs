@@ -6,8 +6,10 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::Order;
-use super::formats::Bytes;
+use super::formats::{Bytes, Unpack};
+use super::{Order, dot};
+use crate::backend::cpu::simd::activations::ActivationRow;
+use crate::backend::cpu::simd::matvec::WeightRow;
 
 /// Sixteen activations.
 pub(super) type Half = [uint8x16_t; 2];
@@ -31,6 +33,16 @@ pub(super) unsafe trait Multiply<const R: usize> {
     /// # Safety
     /// As for `multiply`.
     unsafe fn sums(lanes: float32x4_t) -> [f32; R];
+
+    /// [`dot::chunks`], compiled for the instruction set as a function of its own: it is called from many places, and long.
+    ///
+    /// # Safety
+    /// As for `multiply`, and what `chunks` itself asks for.
+    unsafe fn chunks<F: Unpack, const U: usize, const T: usize>(
+        units: [[WeightRow; R]; U],
+        n: usize,
+        x: [ActivationRow<'_>; T],
+    ) -> [[float32x4_t; T]; U];
 }
 
 /// NEON as all processors of this architecture have it: products of 16-bit integers.
@@ -62,6 +74,17 @@ unsafe impl Multiply<1> for Neon {
         // SAFETY: as the caller promises.
         unsafe { [vaddvq_f32(lanes)] }
     }
+
+    #[inline(never)]
+    #[target_feature(enable = "neon")]
+    unsafe fn chunks<F: Unpack, const U: usize, const T: usize>(
+        units: [[WeightRow; 1]; U],
+        n: usize,
+        x: [ActivationRow<'_>; T],
+    ) -> [[float32x4_t; T]; U] {
+        // SAFETY: as the caller promises.
+        unsafe { dot::chunks::<F, Self, U, T, 1>(units, n, x) }
+    }
 }
 
 /// Armv8.2's `dotprod`: each lane adds the products of four bytes.
@@ -91,6 +114,17 @@ unsafe impl Multiply<1> for NeonDot {
     unsafe fn sums(lanes: float32x4_t) -> [f32; 1] {
         // SAFETY: as the caller promises.
         unsafe { [vaddvq_f32(lanes)] }
+    }
+
+    #[inline(never)]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn chunks<F: Unpack, const U: usize, const T: usize>(
+        units: [[WeightRow; 1]; U],
+        n: usize,
+        x: [ActivationRow<'_>; T],
+    ) -> [[float32x4_t; T]; U] {
+        // SAFETY: as the caller promises.
+        unsafe { dot::chunks::<F, Self, U, T, 1>(units, n, x) }
     }
 }
 
@@ -123,6 +157,17 @@ unsafe impl Multiply<2> for NeonI8mm {
             let sums = vfmaq_n_f32(low, high, 256.0);
             [vgetq_lane_f32::<0>(sums), vgetq_lane_f32::<1>(sums)]
         }
+    }
+
+    #[inline(never)]
+    #[target_feature(enable = "neon,i8mm")]
+    unsafe fn chunks<F: Unpack, const U: usize, const T: usize>(
+        units: [[WeightRow; 2]; U],
+        n: usize,
+        x: [ActivationRow<'_>; T],
+    ) -> [[float32x4_t; T]; U] {
+        // SAFETY: as the caller promises.
+        unsafe { dot::chunks::<F, Self, U, T, 2>(units, n, x) }
     }
 }
 

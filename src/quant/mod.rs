@@ -34,8 +34,8 @@ pub struct Format {
     pub block_bytes: usize,
     /// Exact dequantization: `src` holds whole blocks, `dst` is `block_len` times as long as there are blocks.
     pub dequantize: fn(src: &[u8], dst: &mut [f32]),
-    /// Reference quantization, the inverse of `dequantize` up to rounding.
-    pub quantize: fn(src: &[f32], dst: &mut [u8]),
+    /// The inverse of `dequantize` up to rounding.
+    pub quantize: Quantize,
     /// The planes into which the GPU splits a block, in the order of their bindings.
     pub planes: &'static [Plane],
     /// Splits whole blocks into one buffer per plane; `planes[i]` takes `planes[i].block_bytes` a block.
@@ -43,6 +43,12 @@ pub struct Format {
     /// The WGSL module with the functions of this format (`shaders/quant/<format>.wgsl`).
     pub shader: &'static str,
 }
+
+/// How a format is made of numbers: `src` and `dst` as for [`Format::dequantize`].
+///
+/// `importance` says how much an error counts, squared: one finite number that is not negative for each column, the mean
+/// square of what the column is multiplied with. `src` is whole rows then. Without it all columns count alike.
+pub type Quantize = fn(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]);
 
 /// One array of a packed tensor on the GPU, bound on its own.
 ///

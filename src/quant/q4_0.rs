@@ -46,7 +46,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
-    fn quantize(src: &[f32; LEN]) -> Self {
+    fn quantize(src: &[f32; LEN], _: Option<&[f32; LEN]>) -> Self {
         // The weight of the largest magnitude becomes -8, the one end of the range that is further from zero.
         let d = round::furthest_from_zero(src) / -8.0;
         let per_d = round::reciprocal(d);

@@ -49,7 +49,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
-    fn quantize(src: &[f32; LEN]) -> Self {
+    fn quantize(src: &[f32; LEN], _: Option<&[f32; LEN]>) -> Self {
         let (min, max) = round::min_max(src);
         let d = (max - min) / 15.0;
         let per_d = round::reciprocal(d);

@@ -57,7 +57,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
-    fn quantize(src: &[f32; LEN]) -> Self {
+    fn quantize(src: &[f32; LEN], _: Option<&[f32; LEN]>) -> Self {
         let (head, q) = search::super_block(src, 15);
         let mut qs = [0; LEN / 2];
         for (i, byte) in qs.iter_mut().enumerate() {

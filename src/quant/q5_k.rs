@@ -59,7 +59,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
-    fn quantize(src: &[f32; LEN]) -> Self {
+    fn quantize(src: &[f32; LEN], _: Option<&[f32; LEN]>) -> Self {
         let (head, q) = search::super_block(src, 31);
         let (mut qs, mut qh) = ([0; LEN / 2], [0; LEN / 8]);
         for (i, byte) in qs.iter_mut().enumerate() {

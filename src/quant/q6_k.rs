@@ -64,7 +64,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
-    fn quantize(src: &[f32; LEN]) -> Self {
+    fn quantize(src: &[f32; LEN], _: Option<&[f32; LEN]>) -> Self {
         let (d, scales, q) = search::signed_super_block(src);
         let (mut ql, mut qh) = ([0; LEN / 2], [0; LEN / 4]);
         for h in 0..2 {

@@ -25,7 +25,7 @@ fn dequantize(format: &Format, blocks: &[u8]) -> Vec<f32> {
 
 fn quantize(format: &Format, weights: &[f32]) -> Vec<u8> {
     let mut blocks = vec![0xa5; format.bytes(weights.len())];
-    (format.quantize)(weights, &mut blocks);
+    (format.quantize)(weights, None, &mut blocks);
     blocks
 }
 

@@ -148,7 +148,7 @@ fn blocks(format: &Format, n: usize, random: &mut Random, mut scale: impl FnMut(
     if format.block_len == 1 {
         let weights: Vec<f32> = (0..n).map(|_| (scale(random) * random.normal()).clamp(-65504.0, 65504.0)).collect();
         let mut blocks = vec![0; format.bytes(n)];
-        (format.quantize)(&weights, &mut blocks);
+        (format.quantize)(&weights, None, &mut blocks);
         return blocks;
     }
     let mut blocks = random.bytes(format.bytes(n));

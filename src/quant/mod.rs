@@ -3,10 +3,16 @@
 //! One file per format, one row in [`ALL`]. The rest of the program never names a format: it asks a [`Format`]
 //! for its sizes and calls its functions. What ggml calls a *type*, this module calls a *format*.
 
+mod affine;
 pub mod block;
 pub mod float;
+pub mod iq4_nl;
+pub mod iq4_xs;
 pub mod k_scales;
+pub mod mxfp4;
 mod planes;
+pub mod q2_k;
+pub mod q3_k;
 pub mod q4_0;
 pub mod q4_1;
 pub mod q4_k;
@@ -92,9 +98,14 @@ pub static ALL: &[&Format] = &[
     &q5_0::FORMAT,
     &q5_1::FORMAT,
     &q8_0::FORMAT,
+    &q2_k::FORMAT,
+    &q3_k::FORMAT,
     &q4_k::FORMAT,
     &q5_k::FORMAT,
     &q6_k::FORMAT,
+    &iq4_nl::FORMAT,
+    &iq4_xs::FORMAT,
+    &mxfp4::FORMAT,
 ];
 
 /// The format with ggml's number `id`.

@@ -19,7 +19,7 @@ const N_ROWS: usize = 4096;
 fn rows(format: &Format) -> Vec<u8> {
     let weights: Vec<f32> = (0..ROW_LEN).map(|i| (i as f32).sin()).collect();
     let mut row = vec![0; format.bytes(ROW_LEN)];
-    (format.quantize)(&weights, &mut row);
+    (format.quantize)(&weights, None, &mut row);
     row.repeat(N_ROWS)
 }
 

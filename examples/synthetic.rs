@@ -125,7 +125,7 @@ fn write(s: &Shape, format: &'static Format, path: &Path) -> halfbyte::Result<()
         let spread = (3.0 / k as f32).sqrt() * if name.starts_with("token_embd") { k as f32 } else { 1.0 }.sqrt();
         let numbers: Vec<f32> = (0..POOL).map(|_| (2.0 * random.uniform() - 1.0) * spread).collect();
         let mut pool = vec![0; format.bytes(POOL)];
-        (format.quantize)(&numbers, &mut pool);
+        (format.quantize)(&numbers, None, &mut pool);
         let mut left = format.bytes(n);
         while left > 0 {
             let start = (random.uniform() * (pool.len() / format.block_bytes) as f32) as usize * format.block_bytes;

@@ -5,9 +5,11 @@
 //!         group_sums     Σ of four numbers, and of four others
 //!         group_most     max |a|
 //!         Bytes          32 bytes, in order
+//!         bytes_twos, bytes_twos_step, bytes_threes, bytes_threes_step,
 //!         bytes_nibbles, bytes_fives, bytes_fives_step, bytes_sixes
-//!                        whole numbers of 4, 5 and 6 bits out of the planes that src/quant/planes.rs packs
+//!                        whole numbers of 2 to 6 bits out of the planes that src/quant/planes.rs packs
 //!         group_of       the bytes as numbers
+//!         group_scaled   d times each number
 //! tail    none: rows are whole groups
 //! exact   yes, f16 denormals included; the sums add in this order, and may be fused
 //! cpu     src/quant/planes.rs
@@ -39,6 +41,34 @@ fn group_most(a: Group) -> f32 {
 struct Bytes {
     low: vec4<u32>,
     high: vec4<u32>,
+}
+
+// Bits 2k and 2k + 1 of the four bytes of `twos.x` are weights 4k to 4k + 3, of `twos.y` 16 more.
+fn bytes_twos(twos: vec2<u32>) -> Bytes {
+    let shifts = vec4<u32>(0u, 2u, 4u, 6u);
+    let low = (vec4<u32>(twos.x) >> shifts) & vec4<u32>(0x03030303u);
+    return Bytes(low, (vec4<u32>(twos.y) >> shifts) & vec4<u32>(0x03030303u));
+}
+
+// Eight of them, the k-th, out of their word.
+fn bytes_twos_step(twos: u32, k: u32) -> vec2<u32> {
+    let w = twos >> (4u * (k % 2u));
+    return vec2<u32>(w & 0x03030303u, (w >> 2u) & 0x03030303u);
+}
+
+// Bit k of the four bytes of `thirds` belongs to weights 4k to 4k + 3.
+fn bytes_threes(twos: vec2<u32>, thirds: u32) -> Bytes {
+    let low = vec4<u32>(thirds << 2u, thirds << 1u, thirds, thirds >> 1u) & vec4<u32>(0x04040404u);
+    let high = (vec4<u32>(thirds) >> vec4<u32>(2u, 3u, 4u, 5u)) & vec4<u32>(0x04040404u);
+    let w = bytes_twos(twos);
+    return Bytes(w.low | low, w.high | high);
+}
+
+// Eight of them, the k-th: their third bits lie at 2k and 2k + 1, and belong to 2.
+fn bytes_threes_step(twos: u32, thirds: u32, k: u32) -> vec2<u32> {
+    let low = select(thirds << (2u - 2u * k), thirds >> (2u * k - 2u), k > 1u);
+    let high = select(thirds << (1u - 2u * k), thirds >> (2u * k - 1u), k > 0u);
+    return bytes_twos_step(twos, k) | (vec2<u32>(low, high) & vec2<u32>(0x04040404u));
 }
 
 // Low nibbles of word k are weights 8k to 8k + 3, high ones 8k + 4 to 8k + 7.
@@ -73,6 +103,10 @@ fn bytes_sixes(nibbles: vec4<u32>, fifths: vec2<u32>) -> Bytes {
     let high = vec4<u32>(b << 4u, b << 2u, b, b >> 2u) & vec4<u32>(0x30303030u);
     let w = bytes_nibbles(nibbles);
     return Bytes(w.low | low, w.high | high);
+}
+
+fn group_scaled(d: f32, a: Group) -> Group {
+    return Group(d * a.v0, d * a.v1, d * a.v2, d * a.v3, d * a.v4, d * a.v5, d * a.v6, d * a.v7);
 }
 
 fn group_of(w: Bytes) -> Group {

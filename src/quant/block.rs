@@ -10,8 +10,8 @@ pub trait Block<const N: usize>: Pod {
     /// The weights of this block, with the float operations in ggml's order: the same bits on every machine.
     fn dequantize(&self, dst: &mut [f32; N]);
 
-    /// The block whose weights are near to `src`.
-    fn quantize(src: &[f32; N]) -> Self;
+    /// The block whose weights are near to `src`, those nearer that are of more importance.
+    fn quantize(src: &[f32; N], importance: Option<&[f32; N]>) -> Self;
 }
 
 /// Bytes as the blocks they are.
@@ -58,13 +58,19 @@ fn dequantize_all<B: Block<N>, const N: usize>(src: &[B], dst: &mut [[f32; N]]) 
 /// [`super::Format::quantize`] of a block format.
 ///
 /// # Panics
-/// If `src` does not hold whole blocks, or `dst` is not as long as they take.
-pub(super) fn quantize<B: Block<N>, const N: usize>(src: &[f32], dst: &mut [u8]) {
+/// If `src` does not hold whole blocks, and whole rows of as many columns as have an importance, or `dst` is not as long as
+/// they take.
+pub(super) fn quantize<B: Block<N>, const N: usize>(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
     let (src, rest) = src.as_chunks::<N>();
     let dst: &mut [B] = bytemuck::cast_slice_mut(dst);
     assert!(rest.is_empty() && src.len() == dst.len(), "blocks to read and blocks to write");
-    for (weights, block) in src.iter().zip(dst) {
-        *block = B::quantize(weights);
+    let importance = importance.map(|importance| {
+        let (blocks, rest) = importance.as_chunks::<N>();
+        assert!(rest.is_empty() && !blocks.is_empty() && src.len().is_multiple_of(blocks.len()), "rows and columns");
+        blocks
+    });
+    for (i, (weights, block)) in src.iter().zip(dst).enumerate() {
+        *block = B::quantize(weights, importance.map(|blocks| &blocks[i % blocks.len()]));
     }
 }
 

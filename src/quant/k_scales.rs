@@ -68,14 +68,19 @@ impl Head {
     /// ```
     pub(super) fn pack(&self) -> Head {
         let (scales, mins) = self.unpack_integers();
-        let mut words = [0_u32; 3];
-        for (i, (scale, min)) in scales.into_iter().zip(mins).enumerate() {
-            let both = u32::from(scale) | u32::from(min) << 16;
-            words[i / 4] |= (both & 0x000f_000f) << (4 * (i % 4));
-            words[2] |= (both >> 4 & 0x0003_0003) << (2 * i);
-        }
-        Head { packed: bytemuck::cast(words.map(u32::to_le_bytes)), ..*self }
+        Head { packed: pack_pairs(&scales, &mins), ..*self }
     }
+}
+
+/// Eight pairs of six-bit numbers, as [`Head::pack`] has scales and offsets.
+pub(super) fn pack_pairs(first: &[u8; 8], second: &[u8; 8]) -> [u8; 12] {
+    let mut words = [0_u32; 3];
+    for (i, (&first, &second)) in first.iter().zip(second).enumerate() {
+        let both = u32::from(first) | u32::from(second) << 16;
+        words[i / 4] |= (both & 0x000f_000f) << (4 * (i % 4));
+        words[2] |= (both >> 4 & 0x0003_0003) << (2 * i);
+    }
+    bytemuck::cast(words.map(u32::to_le_bytes))
 }
 
 #[cfg(test)]

@@ -3,10 +3,16 @@
 //! One file per format, one row in [`ALL`]. The rest of the program never names a format: it asks a [`Format`]
 //! for its sizes and calls its functions. What ggml calls a *type*, this module calls a *format*.
 
+mod affine;
 pub mod block;
 pub mod float;
+pub mod iq4_nl;
+pub mod iq4_xs;
 pub mod k_scales;
+pub mod mxfp4;
 mod planes;
+pub mod q2_k;
+pub mod q3_k;
 pub mod q4_0;
 pub mod q4_1;
 pub mod q4_k;
@@ -34,8 +40,8 @@ pub struct Format {
     pub block_bytes: usize,
     /// Exact dequantization: `src` holds whole blocks, `dst` is `block_len` times as long as there are blocks.
     pub dequantize: fn(src: &[u8], dst: &mut [f32]),
-    /// Reference quantization, the inverse of `dequantize` up to rounding.
-    pub quantize: fn(src: &[f32], dst: &mut [u8]),
+    /// The inverse of `dequantize` up to rounding.
+    pub quantize: Quantize,
     /// The planes into which the GPU splits a block, in the order of their bindings.
     pub planes: &'static [Plane],
     /// Splits whole blocks into one buffer per plane; `planes[i]` takes `planes[i].block_bytes` a block.
@@ -43,6 +49,12 @@ pub struct Format {
     /// The WGSL module with the functions of this format (`shaders/quant/<format>.wgsl`).
     pub shader: &'static str,
 }
+
+/// How a format is made of numbers: `src` and `dst` as for [`Format::dequantize`].
+///
+/// `importance` says how much an error counts, squared: one finite number that is not negative for each column, the mean
+/// square of what the column is multiplied with. `src` is whole rows then. Without it all columns count alike.
+pub type Quantize = fn(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]);
 
 /// One array of a packed tensor on the GPU, bound on its own.
 ///
@@ -86,9 +98,14 @@ pub static ALL: &[&Format] = &[
     &q5_0::FORMAT,
     &q5_1::FORMAT,
     &q8_0::FORMAT,
+    &q2_k::FORMAT,
+    &q3_k::FORMAT,
     &q4_k::FORMAT,
     &q5_k::FORMAT,
     &q6_k::FORMAT,
+    &iq4_nl::FORMAT,
+    &iq4_xs::FORMAT,
+    &mxfp4::FORMAT,
 ];
 
 /// The format with ggml's number `id`.

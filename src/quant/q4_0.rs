@@ -3,7 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::{self, Half};
-use super::{Format, Plane, planes, round};
+use super::search::{self, Signed};
+use super::{Format, Plane, planes};
 
 /// Weights in a block.
 pub const LEN: usize = 32;
@@ -46,16 +47,13 @@ impl block::Block<LEN> for Block {
         }
     }
 
-    fn quantize(src: &[f32; LEN]) -> Self {
-        // The weight of the largest magnitude becomes -8, the one end of the range that is further from zero.
-        let d = round::furthest_from_zero(src) / -8.0;
-        let per_d = round::reciprocal(d);
-        let q = src.map(|w| round::truncate(w * per_d + 8.5, 15));
-        Self { d: Half::from_f32(d), qs: std::array::from_fn(|i| q[i] | q[i + LEN / 2] << 4) }
+    fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
+        let (d, q) = search::block(Signed::<8>, src, importance);
+        Self { d, qs: join_nibbles(&q) }
     }
 }
 
-/// The quants of Q4_0 and Q4_1. All of them before any is scaled: so the loop is one over vectors of bytes.
+/// Quants out of their nibbles, as formats with blocks of 32 keep them. All of them before any is scaled: so the loop is one over vectors of bytes.
 #[inline(always)]
 pub(super) fn nibbles(qs: &[u8; LEN / 2]) -> [u8; LEN] {
     let mut q = [0; LEN];
@@ -64,6 +62,11 @@ pub(super) fn nibbles(qs: &[u8; LEN / 2]) -> [u8; LEN] {
         q[i + LEN / 2] = qs[i] >> 4;
     }
     q
+}
+
+/// The inverse of [`nibbles`], of the lowest four bits of each number.
+pub(super) fn join_nibbles(q: &[u8; LEN]) -> [u8; LEN / 2] {
+    std::array::from_fn(|i| q[i] & 15 | q[i + LEN / 2] << 4)
 }
 
 fn pack(src: &[u8], planes: &mut [&mut [u8]]) {

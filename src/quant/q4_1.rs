@@ -3,8 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::{self, Half};
-use super::q4_0::nibbles;
-use super::{Format, Plane, planes, round};
+use super::q4_0::{join_nibbles, nibbles};
+use super::{Format, Plane, affine, planes};
 
 /// Weights in a block.
 pub const LEN: usize = 32;
@@ -49,12 +49,9 @@ impl block::Block<LEN> for Block {
         }
     }
 
-    fn quantize(src: &[f32; LEN]) -> Self {
-        let (min, max) = round::min_max(src);
-        let d = (max - min) / 15.0;
-        let per_d = round::reciprocal(d);
-        let q = src.map(|w| round::truncate((w - min) * per_d + 0.5, 15));
-        Self { d: Half::from_f32(d), m: Half::from_f32(min), qs: std::array::from_fn(|i| q[i] | q[i + LEN / 2] << 4) }
+    fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
+        let (d, m, q) = affine::block(src, importance, 15);
+        Self { d, m, qs: join_nibbles(&q) }
     }
 }
 

@@ -3,8 +3,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::{self, Half};
-use super::q4_0::nibbles;
-use super::{Format, Plane, planes, round};
+use super::q4_0::{join_nibbles, nibbles};
+use super::search::{self, Signed};
+use super::{Format, Plane, planes};
 
 /// Weights in a block.
 pub const LEN: usize = 32;
@@ -53,13 +54,10 @@ impl block::Block<LEN> for Block {
         }
     }
 
-    fn quantize(src: &[f32; LEN]) -> Self {
-        // The weight of the largest magnitude becomes -16, the one end of the range that is further from zero.
-        let d = round::furthest_from_zero(src) / -16.0;
-        let per_d = round::reciprocal(d);
-        let q = src.map(|w| round::truncate(w * per_d + 16.5, 31));
+    fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
+        let (d, q) = search::block(Signed::<16>, src, importance);
         let (qs, qh) = split_five_bits(&q);
-        Self { d: Half::from_f32(d), qh, qs }
+        Self { d, qh, qs }
     }
 }
 
@@ -76,9 +74,8 @@ pub(super) fn five_bits(qs: &[u8; LEN / 2], qh: [u8; 4]) -> [u8; LEN] {
 
 /// The inverse of [`five_bits`].
 pub(super) fn split_five_bits(q: &[u8; LEN]) -> ([u8; LEN / 2], [u8; 4]) {
-    let qs = std::array::from_fn(|i| q[i] & 15 | q[i + LEN / 2] << 4);
     let qh = (0..LEN).fold(0, |qh, i| qh | u32::from(q[i] >> 4) << i);
-    (qs, qh.to_le_bytes())
+    (join_nibbles(q), qh.to_le_bytes())
 }
 
 fn pack(src: &[u8], planes: &mut [&mut [u8]]) {

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::block::{self, Half};
 use super::q5_0::{five_bits, split_five_bits};
-use super::{Format, Plane, planes, round};
+use super::{Format, Plane, affine, planes};
 
 /// Weights in a block.
 pub const LEN: usize = 32;
@@ -55,13 +55,10 @@ impl block::Block<LEN> for Block {
         }
     }
 
-    fn quantize(src: &[f32; LEN]) -> Self {
-        let (min, max) = round::min_max(src);
-        let d = (max - min) / 31.0;
-        let per_d = round::reciprocal(d);
-        let q = src.map(|w| round::truncate((w - min) * per_d + 0.5, 31));
+    fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
+        let (d, m, q) = affine::block(src, importance, 31);
         let (qs, qh) = split_five_bits(&q);
-        Self { d: Half::from_f32(d), m: Half::from_f32(min), qh, qs }
+        Self { d, m, qh, qs }
     }
 }
 

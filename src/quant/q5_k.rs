@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::block;
 use super::k_scales::Head;
-use super::{Format, Plane, planes, search};
+use super::{Format, Plane, affine, planes};
 
 /// Weights in a block.
 pub const LEN: usize = 256;
@@ -59,8 +59,9 @@ impl block::Block<LEN> for Block {
         }
     }
 
-    fn quantize(src: &[f32; LEN]) -> Self {
-        let (head, q) = search::super_block(src, 31);
+    fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
+        let found = affine::super_block::<32, 8>(src, importance, 31, 63);
+        let (head, q) = (Head::new(found.d, &found.scales, found.dmin, &found.mins), found.q);
         let (mut qs, mut qh) = ([0; LEN / 2], [0; LEN / 8]);
         for (i, byte) in qs.iter_mut().enumerate() {
             let low = i / 32 * 64 + i % 32;

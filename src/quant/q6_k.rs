@@ -4,7 +4,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::block::{self, Half};
-use super::{Format, Plane, planes, search};
+use super::search::{self, Signed};
+use super::{Format, Plane, planes};
 
 /// Weights in a block.
 pub const LEN: usize = 256;
@@ -64,8 +65,9 @@ impl block::Block<LEN> for Block {
         }
     }
 
-    fn quantize(src: &[f32; LEN]) -> Self {
-        let (d, scales, q) = search::signed_super_block(src);
+    fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
+        let search::SuperBlock { d, scales, q, .. } =
+            search::super_block::<_, 16, 16>(Signed::<32>, src, importance, -128);
         let (mut ql, mut qh) = ([0; LEN / 2], [0; LEN / 4]);
         for h in 0..2 {
             let (q, ql, qh) = (&q[128 * h..][..128], &mut ql[64 * h..][..64], &mut qh[32 * h..][..32]);

@@ -44,7 +44,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
-    fn quantize(src: &[f32; LEN]) -> Self {
+    fn quantize(src: &[f32; LEN], _: Option<&[f32; LEN]>) -> Self {
         let d = round::furthest_from_zero(src).abs() / 127.0;
         let per_d = round::reciprocal(d);
         Self { d: Half::from_f32(d), qs: src.map(|w| (w * per_d).round() as i8) }

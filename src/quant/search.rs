@@ -1,162 +1,204 @@
-//! Scale search of the K formats: rounding to the nearest step of the obvious scale is not the best a block can do.
+//! Search for scales and offsets: rounding to the nearest step of the obvious scale is not the best that a block can do.
 //!
-//! For a sub-block, several scales near the obvious one are tried. Each gives quants, and for fixed quants the best
-//! scale (and offset) is a weighted least-squares fit in closed form; the trial with the smallest error wins. Weights
-//! of a larger magnitude count more, because they contribute more to a dot product.
+//! All formats minimize `Σ importance · (stored weight - weight)²`. Several scales near the obvious one are tried. Each gives
+//! quants, and for fixed quants the best scale (and offset) is a least-squares fit in closed form; the trial with the smallest
+//! error wins, and quants and fit are then improved by turns. Where scales are stored as small integers, the neighbours of
+//! the nearest ones are tried with the quants that each would have, and the scale of the scales is fitted again.
 
 use super::block::Half;
-use super::k_scales::Head;
-use super::round::{furthest_from_zero, min_max};
+use super::round::{furthest_from_zero, reciprocal, truncate};
 
 /// Weights in a super-block.
-const LEN: usize = 256;
+pub(super) const LEN: usize = 256;
+/// How far the obvious scale is varied, to both sides, and how often.
+pub(super) const TRIALS: std::ops::RangeInclusive<i8> = -20..=20;
+/// The distance of two trials: what it makes of the largest weight, as a part of a step from number to number.
+pub(super) const TRIAL_STEP: f32 = 0.1;
+/// How often quants and scales are improved by turns, at most.
+pub(super) const TURNS: usize = 8;
 
-/// `w = scale · q - min`
-#[derive(Clone, Copy, Default)]
-struct Affine {
-    scale: f32,
-    min: f32,
+/// Numbers that quants stand for, in units of a scale.
+pub(super) trait Grid: Copy {
+    /// The least and the largest.
+    const ENDS: [f32; 2];
+    /// From one to the next, more or less.
+    const SPACING: f32;
+
+    /// The quant whose number is nearest to `x`; any for NaN.
+    fn nearest(self, x: f32) -> u8;
+
+    /// What quant `q` stands for.
+    fn number(self, q: u8) -> f32;
 }
 
-/// Quantizes eight sub-blocks of 32, each with a scale and an offset of 6 bits, to quants of `0..=max_q`.
-pub(super) fn super_block(src: &[f32; LEN], max_q: u8) -> (Head, [u8; LEN]) {
-    let (subs, _) = src.as_chunks::<32>();
-    let mut fits = [Affine::default(); 8];
-    for (fit, sub) in fits.iter_mut().zip(subs) {
-        *fit = fit_affine(sub, max_q);
-    }
-    let (d, scales) = six_bits(fits.map(|fit| fit.scale));
-    let (dmin, mins) = six_bits(fits.map(|fit| fit.min));
+/// The whole numbers from `-N` to `N - 1`; their quants are `N` larger.
+#[derive(Clone, Copy)]
+pub(super) struct Signed<const N: u8>;
 
-    // The stored scales are rounded: the quants are chosen for them, not for the fitted ones.
-    let mut q = [0; LEN];
-    for (i, (sub, q)) in subs.iter().zip(q.as_chunks_mut::<32>().0).enumerate() {
-        let stored = Affine { scale: d.to_f32() * f32::from(scales[i]), min: dmin.to_f32() * f32::from(mins[i]) };
-        if stored.scale != 0.0 {
-            *q = stored.quantize(sub, max_q);
+impl<const N: u8> Grid for Signed<N> {
+    const ENDS: [f32; 2] = [-(N as f32), N as f32 - 1.0];
+    const SPACING: f32 = 1.0;
+
+    #[inline(always)]
+    fn nearest(self, x: f32) -> u8 {
+        truncate(x + (f32::from(N) + 0.5), 2 * N - 1)
+    }
+
+    #[inline(always)]
+    fn number(self, q: u8) -> f32 {
+        f32::from(q) - f32::from(N)
+    }
+}
+
+/// How much an error of each weight counts. Where nothing is said, or nothing counts, all are alike.
+pub(super) fn importance<const N: usize>(given: Option<&[f32; N]>) -> [f32; N] {
+    given.copied().filter(|given| given.iter().any(|&k| k > 0.0)).unwrap_or([1.0; N])
+}
+
+/// Quants of `src` for a scale.
+#[inline(always)]
+pub(super) fn quants<G: Grid, const N: usize>(grid: G, src: &[f32; N], scale: f32) -> [u8; N] {
+    let per_scale = reciprocal(scale);
+    src.map(|w| grid.nearest(w * per_scale))
+}
+
+/// What these quants would leave of error.
+#[inline(always)]
+pub(super) fn error<G: Grid, const N: usize>(grid: G, src: &[f32; N], importance: &[f32; N], scale: f32) -> f32 {
+    let per_scale = reciprocal(scale);
+    let square = |w: f32| (scale * grid.number(grid.nearest(w * per_scale)) - w).powi(2);
+    src.iter().zip(importance).map(|(&w, &k)| k * square(w)).sum()
+}
+
+/// Quantizes a block with a scale of its own.
+pub(super) fn block<G: Grid, const N: usize>(grid: G, src: &[f32; N], given: Option<&[f32; N]>) -> (Half, [u8; N]) {
+    let d = Half::from_f32(fit(grid, src, &importance(given)));
+    (d, quants(grid, src, d.to_f32()))
+}
+
+/// A scale, and how much less the error is than without any.
+#[derive(Clone, Copy, Default)]
+struct Scale {
+    scale: f32,
+    gain: f32,
+}
+
+/// The best scale, of either sign.
+fn fit<G: Grid, const N: usize>(grid: G, src: &[f32; N], importance: &[f32; N]) -> f32 {
+    let furthest = furthest_from_zero(src);
+    let mut best = Scale::default();
+    if furthest == 0.0 {
+        return best.scale;
+    }
+    for end in G::ENDS {
+        for trial in TRIALS {
+            let steps = end + TRIAL_STEP * G::SPACING * f32::from(trial);
+            let found = least_squares(grid, src, importance, steps / furthest);
+            best = if found.gain > best.gain { found } else { best };
         }
     }
-    (Head::new(d, &scales, dmin, &mins), q)
+    for _ in 0..TURNS {
+        let found = least_squares(grid, src, importance, reciprocal(best.scale));
+        let is_better = found.gain > best.gain;
+        if !is_better {
+            break;
+        }
+        best = found;
+    }
+    best.scale
 }
 
-/// Quantizes sixteen sub-blocks of 16, each with a signed scale of 8 bits, to quants of `0..64` that stand for
-/// `-32..32`.
-pub(super) fn signed_super_block(src: &[f32; LEN]) -> (Half, [i8; 16], [u8; LEN]) {
-    let (subs, _) = src.as_chunks::<16>();
-    let mut fits = [0.0; 16];
-    for (fit, sub) in fits.iter_mut().zip(subs) {
-        *fit = fit_signed(sub);
+/// The best scale for the quants that `per_scale` gives: `Σkwq / Σkqq`, which takes `(Σkwq)² / Σkqq` off the error.
+#[inline(always)]
+fn least_squares<G: Grid, const N: usize>(grid: G, src: &[f32; N], importance: &[f32; N], per_scale: f32) -> Scale {
+    let (mut sum_wq, mut sum_qq) = (0.0, 0.0);
+    for (&w, &k) in src.iter().zip(importance) {
+        let q = grid.number(grid.nearest(w * per_scale));
+        sum_wq += k * w * q;
+        sum_qq += k * q * q;
     }
-    // The scale of the largest magnitude becomes -128, the end of the range that is further from zero.
-    let d = Half::from_f32(furthest_from_zero(&fits) / -128.0);
-    let mut scales = [0; 16];
-    let mut q = [32; LEN];
-    if d.to_f32() != 0.0 {
-        scales = fits.map(|fit| (fit / d.to_f32()).round() as i8);
-        for (i, (sub, q)) in subs.iter().zip(q.as_chunks_mut::<16>().0).enumerate() {
-            let scale = d.to_f32() * f32::from(scales[i]);
-            if scale != 0.0 {
-                *q = sub.map(|w| (signed_quant(w / scale) + 32) as u8);
+    Scale { scale: sum_wq / sum_qq, gain: sum_wq * sum_wq / sum_qq }
+}
+
+/// A super-block of `S` sub-blocks, whose scales are multiples of `d`.
+pub(super) struct SuperBlock<const S: usize> {
+    pub d: Half,
+    pub scales: [i8; S],
+    pub q: [u8; LEN],
+    /// What is left of error.
+    error: f32,
+}
+
+/// Quantizes `S` sub-blocks of `N`, each with a signed scale from `lowest` to `-lowest - 1`.
+pub(super) fn super_block<G: Grid, const N: usize, const S: usize>(
+    grid: G,
+    src: &[f32; LEN],
+    given: Option<&[f32; LEN]>,
+    lowest: i8,
+) -> SuperBlock<S> {
+    let importance = importance(given);
+    let subs = Subs::<N>::new(src, &importance);
+    let fits: [f32; S] = std::array::from_fn(|i| fit(grid, &subs.src[i], &subs.importance_of(i)));
+    // The scale of the largest magnitude becomes the end of the range that is further from zero.
+    let d = Half::from_f32(furthest_from_zero(&fits) / f32::from(lowest));
+    let mut best = subs.integer_scales(grid, &fits, d, lowest);
+    for _ in 0..TURNS {
+        let d = Half::from_f32(subs.scale_of_scales(grid, &best));
+        let next = subs.integer_scales(grid, &fits, d, lowest);
+        let is_better = next.error < best.error;
+        if !is_better {
+            break;
+        }
+        best = next;
+    }
+    best
+}
+
+/// The sub-blocks of a super-block.
+#[derive(Clone, Copy)]
+pub(super) struct Subs<'a, const N: usize> {
+    pub src: &'a [[f32; N]],
+    importance: &'a [[f32; N]],
+}
+
+impl<'a, const N: usize> Subs<'a, N> {
+    pub(super) fn new(src: &'a [f32; LEN], importance: &'a [f32; LEN]) -> Self {
+        Self { src: src.as_chunks().0, importance: importance.as_chunks().0 }
+    }
+
+    /// As [`importance`]: some sub-block may have none.
+    pub(super) fn importance_of(&self, i: usize) -> [f32; N] {
+        importance(Some(&self.importance[i]))
+    }
+
+    /// With the multiples of `d` that leave the least error, of those around the fitted scales.
+    fn integer_scales<G: Grid, const S: usize>(&self, grid: G, fits: &[f32; S], d: Half, lowest: i8) -> SuperBlock<S> {
+        let mut found = SuperBlock { d, scales: [0; S], q: [0; LEN], error: 0.0 };
+        let q = found.q.as_chunks_mut::<N>().0.iter_mut();
+        for (((i, fit), scale), q) in fits.iter().enumerate().zip(&mut found.scales).zip(q) {
+            let d = d.to_f32();
+            let error = |scale: i8| error(grid, &self.src[i], &self.importance_of(i), d * f32::from(scale));
+            let nearest = (fit * reciprocal(d)).round() as i8;
+            let around = [nearest, nearest.saturating_sub(1), nearest.saturating_add(1)];
+            let around = around.map(|scale| scale.clamp(lowest, -1 - lowest)).map(|scale| (scale, error(scale)));
+            let best = around.into_iter().fold(around[0], |best, next| if next.1 < best.1 { next } else { best });
+            *scale = best.0;
+            *q = quants(grid, &self.src[i], d * f32::from(best.0));
+            found.error += best.1;
+        }
+        found
+    }
+
+    /// The best scale of the scales for the quants that they have now.
+    fn scale_of_scales<G: Grid, const S: usize>(&self, grid: G, now: &SuperBlock<S>) -> f32 {
+        let (mut sum_wq, mut sum_qq) = (0.0, 0.0);
+        for (i, (&scale, q)) in now.scales.iter().zip(now.q.as_chunks::<N>().0).enumerate() {
+            for ((&w, &k), &q) in self.src[i].iter().zip(&self.importance_of(i)).zip(q) {
+                let q = f32::from(scale) * grid.number(q);
+                sum_wq += k * w * q;
+                sum_qq += k * q * q;
             }
         }
+        sum_wq * reciprocal(sum_qq)
     }
-    (d, scales, q)
-}
-
-/// The best offset and scale for `src`. The offset is never negative: `0` is always representable, or nearly so.
-fn fit_affine(src: &[f32; 32], max_q: u8) -> Affine {
-    /// How far the number of steps between the smallest and the largest weight is varied, in steps.
-    const TRIALS: std::ops::RangeInclusive<i8> = -10..=10;
-    const TRIAL_STEP: f32 = 0.1;
-
-    let (min, max) = min_max(src);
-    let min = min.min(0.0);
-    if max <= min {
-        return Affine { scale: 0.0, min: -min };
-    }
-    let rms = (src.iter().map(|w| w * w).sum::<f32>() / src.len() as f32).sqrt();
-    let importance = src.map(|w| rms + w.abs());
-
-    let mut best = Affine { scale: (max - min) / f32::from(max_q), min: -min };
-    let mut best_error = best.error(src, &importance, &best.quantize(src, max_q));
-    for trial in TRIALS {
-        let steps = f32::from(max_q) + TRIAL_STEP * f32::from(trial);
-        let q = Affine { scale: (max - min) / steps, min: -min }.quantize(src, max_q);
-        let fit = least_squares(src, &importance, &q);
-        let error = fit.error(src, &importance, &q);
-        if fit.scale > 0.0 && error < best_error {
-            (best, best_error) = (fit, error);
-        }
-    }
-    best
-}
-
-/// Minimizes `Σ importance · (scale · q - min - w)²` with `min ≥ 0`.
-fn least_squares(src: &[f32; 32], importance: &[f32; 32], q: &[u8; 32]) -> Affine {
-    let (mut n, mut sum_q, mut sum_qq, mut sum_w, mut sum_qw) = (0.0, 0.0, 0.0, 0.0, 0.0);
-    for ((&w, &k), &q) in src.iter().zip(importance).zip(q) {
-        let q = f32::from(q);
-        n += k;
-        sum_q += k * q;
-        sum_qq += k * q * q;
-        sum_w += k * w;
-        sum_qw += k * q * w;
-    }
-    let determinant = n * sum_qq - sum_q * sum_q;
-    if determinant <= 0.0 {
-        return Affine::default();
-    }
-    let scale = (n * sum_qw - sum_q * sum_w) / determinant;
-    let min = (sum_q * sum_qw - sum_qq * sum_w) / determinant;
-    if min >= 0.0 { Affine { scale, min } } else { Affine { scale: sum_qw / sum_qq, min: 0.0 } }
-}
-
-impl Affine {
-    fn quantize(self, src: &[f32; 32], max_q: u8) -> [u8; 32] {
-        src.map(|w| (((w + self.min) / self.scale).round_ties_even() as u8).min(max_q))
-    }
-
-    fn error(self, src: &[f32; 32], importance: &[f32; 32], q: &[u8; 32]) -> f32 {
-        let square = |w: f32, q: u8| (self.scale * f32::from(q) - self.min - w).powi(2);
-        src.iter().zip(importance).zip(q).map(|((&w, k), &q)| k * square(w, q)).sum()
-    }
-}
-
-/// The best scale for `src`, of either sign.
-fn fit_signed(src: &[f32; 16]) -> f32 {
-    /// How far the quant of the largest weight is varied around -32.
-    const TRIALS: std::ops::RangeInclusive<i8> = -9..=9;
-    const TRIAL_STEP: f32 = 0.1;
-
-    let furthest = furthest_from_zero(src);
-    let (mut best, mut best_gain) = (0.0, 0.0);
-    if furthest == 0.0 {
-        return best;
-    }
-    for trial in TRIALS {
-        let per_scale = (-32.0 + TRIAL_STEP * f32::from(trial)) / furthest;
-        // With importance w²: the fit is Σw²·wq / Σw²·qq, and it takes (Σw²·wq)² / Σw²·qq off the error.
-        let (mut sum_wq, mut sum_qq) = (0.0, 0.0);
-        for &w in src {
-            let q = f32::from(signed_quant(w * per_scale));
-            sum_wq += w * w * w * q;
-            sum_qq += w * w * q * q;
-        }
-        let gain = sum_wq * sum_wq / sum_qq;
-        if gain > best_gain {
-            (best, best_gain) = (sum_wq / sum_qq, gain);
-        }
-    }
-    best
-}
-
-fn signed_quant(steps: f32) -> i8 {
-    (steps.round_ties_even() as i8).clamp(-32, 31)
-}
-
-/// Non-negative numbers as multiples, up to 63, of the largest one's 63rd part.
-fn six_bits(numbers: [f32; 8]) -> (Half, [u8; 8]) {
-    let d = Half::from_f32(numbers.iter().copied().fold(0.0, f32::max) / 63.0);
-    let steps = |x: f32| if d.to_f32() == 0.0 { 0.0 } else { x / d.to_f32() };
-    (d, numbers.map(|x| (steps(x).round() as u8).min(63)))
 }

@@ -185,8 +185,13 @@ pub(crate) const TINY: &[(&str, f64)] = &[
     ("llama-q5_0", 1e-3),
     ("llama-q5_1", 1e-3),
     ("llama-q8_0", 1e-3),
+    ("llama-q2_k", 1e-3),
+    ("llama-q3_k_s", 1e-3),
     ("llama-q4_k_s", 1e-3),
     ("llama-q5_k_s", 1e-3),
     ("llama-q6_k", 1e-3),
+    ("llama-iq4_nl", 1e-3),
+    ("llama-iq4_xs", 1e-3),
+    ("llama-mxfp4_moe", 1e-3),
     ("gemma3-q8_0", 1e-3),
 ];

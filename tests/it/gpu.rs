@@ -67,7 +67,7 @@ impl Made {
         let scale = if shape.len() == 2 && name != "table" { (shape[1] as f32).sqrt().recip() } else { 1.0 };
         let numbers: Vec<f32> = numbers.vec(n).into_iter().map(|x| x * scale).collect();
         let mut bytes = vec![0; format.bytes(n)];
-        (format.quantize)(&numbers, &mut bytes);
+        (format.quantize)(&numbers, None, &mut bytes);
         let bytes = SharedBytes::new(Arc::new(bytes));
         self.0.insert(format!("{name}.weight"), Weight { shape: shape.to_vec(), format, bytes });
     }

@@ -35,7 +35,7 @@ impl Tables {
     /// A weight near to `numbers`; gives what it really holds.
     fn add(&mut self, name: &str, shape: &[usize], format: &'static Format, numbers: &[f32]) -> Vec<f32> {
         let mut bytes = vec![0; format.bytes(numbers.len())];
-        (format.quantize)(numbers, &mut bytes);
+        (format.quantize)(numbers, None, &mut bytes);
         let weight = Weight { shape: shape.to_vec(), format, bytes: SharedBytes::new(Arc::new(bytes)) };
         let held = weight.to_f32();
         self.0.insert(name.into(), weight);

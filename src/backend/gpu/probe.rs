@@ -36,7 +36,7 @@ impl Probe {
         let size = |row: usize| [1.0, 1e-2, 16.0, 0.0, 0.25][row % 5];
         let numbers: Vec<f32> = (0..Self::M * k).map(|i| size(i / k) * number(i)).collect();
         let mut blocks = vec![0; format.bytes(numbers.len())];
-        (format.quantize)(&numbers, &mut blocks);
+        (format.quantize)(&numbers, None, &mut blocks);
         let mut w = numbers;
         (format.dequantize)(&blocks, &mut w);
         let size = |row: usize| [1.0, 1e6, 1e-6, 0.0, 300.0][row % 5];

@@ -60,6 +60,7 @@ sources![
     "lib/draw",
     "lib/group",
     "lib/halves",
+    "lib/iq4",
     "lib/k_scale",
     "lib/page",
     "lib/row",

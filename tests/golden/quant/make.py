@@ -3,7 +3,7 @@
 FORMAT.blocks     blocks with random quants; scales include zeros, denormals, the largest halves, both signs
 FORMAT.f32        what gguf.quants.dequantize makes of them, f32
 source.f32        numbers with outliers, tiny and huge blocks, blocks of one value and of zeros
-FORMAT.quantized  what gguf.quants.quantize makes of source.f32 (it has no K formats)
+FORMAT.quantized  what gguf.quants.quantize makes of source.f32, if it does
 """
 
 import numpy as np
@@ -14,6 +14,7 @@ from gguf.quants import dequantize, quantize
 SCALES = {
     "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0],
     "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
+    "Q2_K": [80, 82], "Q3_K": [108], "IQ4_NL": [0], "IQ4_XS": [0], "MXFP4": [],
 }  # fmt: skip
 HALVES = [0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0x83FF, 0x0400, 0x3C00, 0xBC00, 0x7BFF, 0xFBFF, 0x1234]
 
@@ -55,9 +56,11 @@ source[8::4, 17] *= 30
 source[9] = np.arange(32, dtype=np.float32) - 16
 source.tofile("source.f32")
 
-for name in ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]:
+# In the order in which they were added: random numbers are drawn one after the other.
+names = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
+for name in names + ["Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS", "MXFP4"]:
     made = blocks(name)
     made.tofile(f"{name}.blocks")
     dequantize(made.reshape(1, -1), GGMLQuantizationType[name]).astype(np.float32).tofile(f"{name}.f32")
-    if not name.endswith("_K") and name != "F32":
+    if name in ["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4"]:
         quantize(source.reshape(1, -1), GGMLQuantizationType[name]).tofile(f"{name}.quantized")

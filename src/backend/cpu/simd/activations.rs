@@ -3,6 +3,8 @@
 //! Each [`CHUNK`] numbers of a row share a scale, so that an outlier costs its own chunk its small digits and no other.
 //! The root mean square of what rounding adds is at most 1/113,000 of the chunk's largest number.
 
+use super::scales::BlockScales;
+
 /// Weights in a block, as the kernels see them: each format is made of such blocks, or of multiples.
 pub(crate) const BLOCK: usize = 32;
 /// Numbers that share a scale.
@@ -24,6 +26,7 @@ pub(crate) struct Activations {
     woven: Vec<Line>,
     scales: Vec<f32>,
     sums: Vec<f32>,
+    half_sums: Vec<f32>,
 }
 
 /// One row.
@@ -39,6 +42,16 @@ pub(crate) struct ActivationRow<'a> {
     pub(crate) scales: &'a [f32],
     /// Of each block the sum of its numbers, as they are after rounding; zeros up to a whole chunk.
     pub(crate) sums: &'a [f32],
+    /// The same of each half of a block.
+    pub(crate) half_sums: &'a [f32],
+}
+
+impl ActivationRow<'_> {
+    /// What offsets of a format are multiplied with, and how many there are.
+    #[inline(always)]
+    pub(super) fn sums_for<F: BlockScales>(&self) -> (&[f32], usize) {
+        if F::HALF_MINS { (self.half_sums, 2 * self.n_blocks) } else { (self.sums, self.n_blocks) }
+    }
 }
 
 /// One row, to be filled.
@@ -48,13 +61,20 @@ pub(crate) struct ActivationRowMut<'a> {
     pub(crate) woven: &'a mut [Line],
     pub(crate) scales: &'a mut [f32],
     pub(crate) sums: &'a mut [f32],
+    pub(crate) half_sums: &'a mut [f32],
 }
 
 #[cfg(target_arch = "x86_64")]
 impl ActivationRowMut<'_> {
     /// The same, for a shorter time.
     pub(crate) fn reborrow(&mut self) -> ActivationRowMut<'_> {
-        ActivationRowMut { q: self.q, woven: self.woven, scales: self.scales, sums: self.sums }
+        ActivationRowMut {
+            q: self.q,
+            woven: self.woven,
+            scales: self.scales,
+            sums: self.sums,
+            half_sums: self.half_sums,
+        }
     }
 }
 
@@ -69,6 +89,7 @@ impl Activations {
         self.woven.resize(self.q.len(), Line([0; BLOCK]));
         self.scales.resize(grow(self.scales.len(), n_rows * n_chunks), 0.0);
         self.sums.resize(grow(self.sums.len(), n_rows * n_chunks * CHUNK_BLOCKS), 0.0);
+        self.half_sums.resize(2 * self.sums.len(), 0.0);
     }
 
     /// Rows that were reserved.
@@ -102,6 +123,7 @@ impl Activations {
             woven: &self.woven[t * self.n_lines()..][..self.n_lines()],
             scales: &self.scales[t * n_chunks..][..n_chunks],
             sums: &self.sums[t * n_sums..][..n_sums],
+            half_sums: &self.half_sums[2 * t * n_sums..][..2 * n_sums],
         }
     }
 
@@ -111,13 +133,14 @@ impl Activations {
         let n_lines = self.n_lines();
         let q = self.q.chunks_exact_mut(n_lines).zip(self.woven.chunks_exact_mut(n_lines));
         let scales = self.scales.chunks_exact_mut(n_chunks);
-        let sums = self.sums.chunks_exact_mut(n_chunks * CHUNK_BLOCKS);
+        let n_sums = n_chunks * CHUNK_BLOCKS;
+        let sums = self.sums.chunks_exact_mut(n_sums).zip(self.half_sums.chunks_exact_mut(2 * n_sums));
         let rows = q.zip(scales).zip(sums).take(self.n_rows);
-        rows.map(|(((q, woven), scales), sums)| ActivationRowMut { q, woven, scales, sums })
+        rows.map(|(((q, woven), scales), (sums, half_sums))| ActivationRowMut { q, woven, scales, sums, half_sums })
     }
 
     /// Bytes that are held.
     pub(crate) fn bytes(&self) -> usize {
-        2 * size_of_val(&self.q[..]) + size_of_val(&self.scales[..]) + size_of_val(&self.sums[..])
+        2 * size_of_val(&self.q[..]) + size_of_val(&self.scales[..]) + 3 * size_of_val(&self.sums[..])
     }
 }

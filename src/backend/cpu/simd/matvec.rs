@@ -93,8 +93,6 @@ pub(super) unsafe fn matvec<F: BlockScales, D: Dots<F>>(
     let (scales, copy) = scratch.split_at_mut(scales::scratch_len(lot_rows * n_blocks));
     let copy: &mut [u8] = bytemuck::cast_slice_mut(copy);
     let mut scales = Scales::new(lot_rows * n_blocks, scales);
-    // Scales in a row.
-    let stride = if F::SHARED { n_blocks / F::GROUP } else { n_blocks };
     let mut store = |t: usize, m: usize, sum: f32| y.set(t, m, bias.map_or(sum, |bias| sum + bias[m]));
     for first in rows.clone().step_by(lot_rows) {
         let end = rows.end.min(first + lot_rows);
@@ -103,7 +101,7 @@ pub(super) unsafe fn matvec<F: BlockScales, D: Dots<F>>(
             let n_groups = (end - first) * n_blocks / F::GROUP;
             D::unpack(&mut scales, bytes[first * row_bytes..].as_ptr(), n_groups, whole - end * row_bytes);
         }
-        let lot = Lot { bytes, row_bytes, first, end, stride, scales: &scales };
+        let lot = Lot { bytes, row_bytes, first, end, n_blocks, scales: &scales };
         // Rows that what is read beyond them lies within the weight, too.
         let readable = ((whole - D::BEYOND.min(whole)) / row_bytes).clamp(first, end);
         let mut t = 0;
@@ -130,15 +128,15 @@ struct Lot<'a> {
     /// The rows.
     first: usize,
     end: usize,
-    /// Scales in a row.
-    stride: usize,
+    /// Blocks in a row.
+    n_blocks: usize,
     scales: &'a Scales<'a>,
 }
 
 impl Lot<'_> {
     #[inline(always)]
-    fn row(&self, m: usize) -> WeightRow {
-        let [scales, mins] = self.scales.at((m - self.first) * self.stride);
+    fn row<F: BlockScales>(&self, m: usize) -> WeightRow {
+        let [scales, mins] = self.scales.at::<F>((m - self.first) * self.n_blocks);
         WeightRow { bytes: self.bytes[m * self.row_bytes..].as_ptr(), scales, mins }
     }
 
@@ -157,13 +155,13 @@ impl Lot<'_> {
         // SAFETY: as the caller promises.
         unsafe {
             for m in (self.first..whole).step_by(N) {
-                let sums = D::dots::<N, T>(std::array::from_fn(|i| self.row(m + i)), x);
+                let sums = D::dots::<N, T>(std::array::from_fn(|i| self.row::<F>(m + i)), x);
                 for (i, sums) in sums.into_iter().enumerate() {
                     sums.into_iter().enumerate().for_each(|(j, sum)| store(t + j, m + i, sum));
                 }
             }
             for m in whole..self.end {
-                let mut row = self.row(m);
+                let mut row = self.row::<F>(m);
                 if m >= readable {
                     let bytes = &self.bytes[m * self.row_bytes..][..self.row_bytes];
                     copy[..bytes.len()].copy_from_slice(bytes);
@@ -206,14 +204,21 @@ mod tests {
         let mut bytes: Vec<u8> =
             (0..format.bytes(ROWS * k)).map(|_| same.unwrap_or((numbers.next() >> 32) as u8)).collect();
         let halves: &[usize] = match format.name {
-            "Q4_0" | "Q5_0" | "Q8_0" => &[0],
+            "Q4_0" | "Q5_0" | "Q8_0" | "IQ4_NL" | "IQ4_XS" => &[0],
+            "Q2_K" => &[80, 82],
+            "Q3_K" => &[108],
             "Q6_K" => &[208],
+            "MXFP4" => &[],
             _ => &[0, 2],
         };
         for block in bytes.chunks_exact_mut(format.block_bytes) {
             for &at in halves {
                 let half = half::f16::from_f32(0.5 + (numbers.next() >> 40) as f32 / (1 << 24) as f32);
                 block[at..at + 2].copy_from_slice(&half.to_le_bytes());
+            }
+            if format.name == "MXFP4" {
+                // 2⁻⁸ to 2⁷
+                block[0] = 120 + (block[0] & 15);
             }
         }
         Weight { shape: vec![ROWS, k], format, bytes: SharedBytes::new(Arc::new(bytes)) }

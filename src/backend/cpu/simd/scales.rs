@@ -1,12 +1,12 @@
 //! Scales and offsets of weight rows, unpacked before the rows are multiplied.
 //!
 //! Whatever a format keeps in its file, a weight is `scale · q` or `scale · q + min` here, with one of each for a block of
-//! 32. Those of several rows are collected first and converted then, many at a time: a conversion right after its numbers
+//! 32, or an offset for each half of it. Those of several rows are collected first and converted then, many at a time: a conversion right after its numbers
 //! were stored piece by piece would wait until they have left the processor's store buffer.
 
 use super::vector::{MAX_LANES, Vector};
 use crate::quant::k_scales::Head;
-use crate::quant::{q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+use crate::quant::{iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 
 /// How a format keeps them.
 #[derive(Clone, Copy)]
@@ -17,8 +17,15 @@ pub(super) enum Kept {
     Halves,
     /// Eight blocks open with a [`Head`].
     Head,
+    /// A block opens with its scale as the exponent of MXFP4.
+    Power,
+    /// Eight blocks open with the head of IQ4_XS.
+    Sixes,
     /// Eight blocks share the half at this byte; what else there is of scales is multiplied into their quants.
     Shared(usize),
+    /// The same, and behind that half is one for offsets; half a block's is as many as the upper nibble of its byte says,
+    /// the first bytes of all.
+    SharedNibbles(usize),
 }
 
 /// A format as it lies in the file.
@@ -32,17 +39,19 @@ pub(super) unsafe trait BlockScales {
     const KEPT: Kept;
     /// Blocks of 32 in a group.
     const GROUP: usize = match Self::KEPT {
-        Kept::Half(_) | Kept::Halves => 1,
-        Kept::Head | Kept::Shared(_) => 8,
+        Kept::Half(_) | Kept::Halves | Kept::Power => 1,
+        Kept::Head | Kept::Sixes | Kept::Shared(_) | Kept::SharedNibbles(_) => 8,
     };
     /// Whether there are offsets.
     const MINS: bool = match Self::KEPT {
         Kept::Half(per_scale) => per_scale != 0.0,
-        Kept::Halves | Kept::Head => true,
-        Kept::Shared(_) => false,
+        Kept::Halves | Kept::Head | Kept::SharedNibbles(_) => true,
+        Kept::Power | Kept::Sixes | Kept::Shared(_) => false,
     };
+    /// Whether each half of a block has an offset.
+    const HALF_MINS: bool = matches!(Self::KEPT, Kept::SharedNibbles(_));
     /// Whether the blocks of a group share a scale.
-    const SHARED: bool = matches!(Self::KEPT, Kept::Shared(_));
+    const SHARED: bool = matches!(Self::KEPT, Kept::Shared(_) | Kept::SharedNibbles(_));
 }
 
 macro_rules! kept {
@@ -62,15 +71,21 @@ kept! {
     q5_0: Kept::Half(0.0);
     q5_1: Kept::Halves;
     q8_0: Kept::Half(0.0);
+    q2_k: Kept::SharedNibbles(80);
+    q3_k: Kept::Shared(108);
     q4_k: Kept::Head;
     q5_k: Kept::Head;
     q6_k: Kept::Shared(208);
+    iq4_nl: Kept::Half(0.0);
+    iq4_xs: Kept::Sixes;
+    mxfp4: Kept::Power;
 }
 
 /// Scales, and offsets if the format has any, of each block of some rows, one row after the other.
 pub(super) struct Scales<'a> {
     /// As many as blocks; as many as groups where they share one.
     scales: &'a mut [f32],
+    /// As many as blocks; twice as many where each half has one.
     mins: &'a mut [f32],
     /// Halves, or two of them, before they are converted.
     halves: &'a mut [u32],
@@ -78,7 +93,7 @@ pub(super) struct Scales<'a> {
 
 /// f32s of scratch that [`Scales`] needs for `n_blocks`.
 pub(super) const fn scratch_len(n_blocks: usize) -> usize {
-    3 * padded(n_blocks)
+    4 * padded(n_blocks)
 }
 
 /// Room for whole registers.
@@ -90,14 +105,16 @@ impl<'a> Scales<'a> {
     /// In scratch of [`scratch_len`] numbers.
     pub(super) fn new(n_blocks: usize, scratch: &'a mut [f32]) -> Self {
         let (scales, rest) = scratch.split_at_mut(padded(n_blocks));
-        let (mins, halves) = rest.split_at_mut(padded(n_blocks));
+        let (mins, halves) = rest.split_at_mut(2 * padded(n_blocks));
         Self { scales, mins, halves: bytemuck::cast_slice_mut(&mut halves[..padded(n_blocks)]) }
     }
 
-    /// From the scale of block b on; the offsets likewise.
+    /// From the scale of block b on, or of its group; the offsets likewise.
     #[inline(always)]
-    pub(super) fn at(&self, b: usize) -> [*const f32; 2] {
-        [self.scales[b..].as_ptr(), self.mins[b..].as_ptr()]
+    pub(super) fn at<F: BlockScales>(&self, b: usize) -> [*const f32; 2] {
+        let scale = if F::SHARED { b / F::GROUP } else { b };
+        let min = if F::HALF_MINS { 2 * b } else { scale };
+        [self.scales[scale..].as_ptr(), self.mins[min..].as_ptr()]
     }
 
     /// Where the scales and the offsets of the first `n_blocks` go.
@@ -120,34 +137,52 @@ impl<'a> Scales<'a> {
         // groups with heads than blocks, so that both halves of each have room where one of each block has.
         unsafe {
             let of_mins = halves.add(n_groups.next_multiple_of(MAX_LANES)).cast::<f32>();
+            if matches!(F::KEPT, Kept::Power) {
+                (0..n_groups).for_each(|g| scales.add(g).write(mxfp4::power(*p.add(g * F::GROUP_BYTES))));
+                return;
+            }
             // Volatile, since the compiler would rather collect them in vector registers, which costs twice as much.
             for g in 0..n_groups {
                 let p = p.add(g * F::GROUP_BYTES);
                 halves.add(g).write_volatile(match F::KEPT {
-                    Kept::Half(_) => p.cast::<u16>().read_unaligned().into(),
+                    Kept::Half(_) | Kept::Power | Kept::Sixes => p.cast::<u16>().read_unaligned().into(),
                     Kept::Halves | Kept::Head => p.cast::<u32>().read_unaligned(),
                     Kept::Shared(at) => p.add(at).cast::<u16>().read_unaligned().into(),
+                    Kept::SharedNibbles(at) => p.add(at).cast::<u32>().read_unaligned(),
                 });
             }
             for b in (0..n_groups).step_by(V::LEN) {
                 let both = V::load_ints(halves.add(b));
                 let d = V::from_half_bits(both);
-                // Those of heads are for the integers in them.
-                let [to_d, to_m] =
-                    if matches!(F::KEPT, Kept::Head) { [halves.cast(), of_mins] } else { [scales, mins] };
+                // Those of groups are for the integers in them.
+                let to_d = if matches!(F::KEPT, Kept::Head | Kept::Sixes) { halves.cast() } else { scales };
+                let to_m = if matches!(F::KEPT, Kept::Halves | Kept::Half(_)) { mins } else { of_mins };
                 d.store(to_d.add(b));
                 match F::KEPT {
                     Kept::Half(per_scale) if F::MINS => d.mul(V::splat(per_scale)).store(to_m.add(b)),
-                    Kept::Halves | Kept::Head => V::from_half_bits(V::shift_right(both, 16)).store(to_m.add(b)),
+                    Kept::Halves | Kept::Head | Kept::SharedNibbles(_) => {
+                        V::from_half_bits(V::shift_right(both, 16)).store(to_m.add(b));
+                    }
                     _ => {}
                 }
             }
-            if matches!(F::KEPT, Kept::Head) {
-                for g in 0..n_groups {
-                    let (d, dmin) = (f32::from_bits(*halves.add(g)), -*of_mins.add(g));
-                    let (s, m) = (*p.add(g * F::GROUP_BYTES).cast::<Head>()).unpack_integers();
-                    scales.add(8 * g).cast::<[f32; 8]>().write_unaligned(s.map(|s| d * f32::from(s)));
-                    mins.add(8 * g).cast::<[f32; 8]>().write_unaligned(m.map(|m| dmin * f32::from(m)));
+            for g in 0..n_groups {
+                let (p, d) = (p.add(g * F::GROUP_BYTES), f32::from_bits(*halves.add(g)));
+                match F::KEPT {
+                    Kept::Head => {
+                        let (dmin, (s, m)) = (-*of_mins.add(g), (*p.cast::<Head>()).unpack_integers());
+                        scales.add(8 * g).cast::<[f32; 8]>().write_unaligned(s.map(|s| d * f32::from(s)));
+                        mins.add(8 * g).cast::<[f32; 8]>().write_unaligned(m.map(|m| dmin * f32::from(m)));
+                    }
+                    Kept::Sixes => {
+                        let s = (*p.cast::<iq4_xs::Head>()).scales();
+                        scales.add(8 * g).cast::<[f32; 8]>().write_unaligned(s.map(|s| d * (f32::from(s) - 32.0)));
+                    }
+                    Kept::SharedNibbles(_) => {
+                        let (dmin, bytes) = (-*of_mins.add(g), *p.cast::<[u8; 16]>());
+                        mins.add(16 * g).cast::<[f32; 16]>().write_unaligned(bytes.map(|b| dmin * f32::from(b >> 4)));
+                    }
+                    _ => {}
                 }
             }
         }

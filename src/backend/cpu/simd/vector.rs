@@ -89,6 +89,8 @@ pub(in crate::backend::cpu) trait Vector: Copy {
     unsafe fn from_half_bits(a: Self::Ints) -> Self;
     /// The bits of integers as the numbers that they encode.
     unsafe fn from_bits(a: Self::Ints) -> Self;
+    /// The numbers of `table` at indices below 16.
+    unsafe fn lookup(table: &[f32; 16], i: Self::Ints) -> Self;
 }
 
 /// What [`Isa::run`](super::Isa::run) runs.

@@ -53,7 +53,7 @@ unsafe impl<F: Unpack> Dots<F> for Avx2 {
                 for m in 0..N {
                     whole[m] = totals[m][t];
                     if F::MINS {
-                        whole[m] = _mm256_add_ps(whole[m], offsets(rows[m].mins, x[t]));
+                        whole[m] = _mm256_add_ps(whole[m], offsets::<F>(rows[m].mins, x[t]));
                     }
                 }
                 if N == 4 {
@@ -143,20 +143,20 @@ unsafe fn add_chunk<F: Unpack, const N: usize, const T: usize>(
     totals
 }
 
-/// Σ min · (sum of the block's activations).
+/// Σ min · (sum of the block's activations, or of half a block's).
 #[inline(always)]
-unsafe fn offsets(mins: *const f32, x: ActivationRow<'_>) -> __m256 {
-    // SAFETY: AVX2 and FMA, as many offsets as blocks, and sums up to a whole chunk.
+unsafe fn offsets<F: Unpack>(mins: *const f32, x: ActivationRow<'_>) -> __m256 {
+    // SAFETY: AVX2 and FMA, as many offsets as blocks or halves of them, and sums up to a whole chunk.
     unsafe {
         let mut total = _mm256_setzero_ps();
-        let whole = x.n_blocks - x.n_blocks % CHUNK_BLOCKS;
-        let sums = x.sums.as_ptr();
+        let (sums, n) = x.sums_for::<F>();
+        let (sums, whole) = (sums.as_ptr(), n - n % CHUNK_BLOCKS);
         for b in (0..whole).step_by(CHUNK_BLOCKS) {
             total = _mm256_fmadd_ps(_mm256_loadu_ps(mins.add(b)), _mm256_loadu_ps(sums.add(b)), total);
         }
-        if whole < x.n_blocks {
+        if whole < n {
             // Behind the row's own offsets are those of the next.
-            let mins = _mm256_maskload_ps(mins.add(whole), super::vector::first(x.n_blocks - whole));
+            let mins = _mm256_maskload_ps(mins.add(whole), super::vector::first(n - whole));
             total = _mm256_fmadd_ps(mins, _mm256_loadu_ps(sums.add(whole)), total);
         }
         total

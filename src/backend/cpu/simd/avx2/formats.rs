@@ -4,7 +4,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use crate::backend::cpu::simd::scales::BlockScales;
-use crate::quant::{q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+use crate::quant::{iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 
 /// How to unpack a format.
 ///
@@ -214,15 +214,112 @@ unsafe impl Unpack for q6_k::Block {
             let upper = shifted::<4>(_mm256_loadu_si256(p.add(128 + 32 * h).cast()), 2 * k);
             let low = _mm256_and_si256(nibble, _mm256_set1_epi8(15));
             let unsigned = _mm256_or_si256(low, _mm256_and_si256(upper, _mm256_set1_epi8(48)));
-            let signed = _mm256_sub_epi8(unsigned, _mm256_set1_epi8(32));
-            let scales = p.add(192 + 2 * j).cast::<i8>();
-            let mut q = [_mm256_castsi256_si128(signed), _mm256_extracti128_si256::<1>(signed)]
-                .map(|half| _mm256_cvtepi8_epi16(half));
-            for (s, q) in q.iter_mut().enumerate() {
-                // At most 32 · 128 = 4,096.
-                *q = _mm256_mullo_epi16(*q, _mm256_set1_epi16(i16::from(*scales.add(s))));
-            }
-            q
+            // At most 32 · 128 = 4,096.
+            scaled(_mm256_sub_epi8(unsigned, _mm256_set1_epi8(32)), _mm_loadu_si128(p.add(192).cast()), j)
+        }
+    }
+}
+
+/// The numbers that nibbles of 16 bytes stand for: those of the lower ones, and of the upper ones.
+#[inline(always)]
+unsafe fn numbers(p: *const u8, table: &[i8; 16]) -> [__m256i; 2] {
+    // SAFETY: the callers have 16 bytes there, and AVX2.
+    unsafe {
+        let (bytes, low) = (_mm_loadu_si128(p.cast()), _mm_set1_epi8(15));
+        let table = _mm_loadu_si128(table.as_ptr().cast());
+        let of = |nibbles| _mm256_cvtepi8_epi16(_mm_shuffle_epi8(table, _mm_and_si128(nibbles, low)));
+        [of(bytes), of(_mm_srli_epi16::<4>(bytes))]
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for iq4_nl::Block {
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, _: usize) -> [__m256i; 2] {
+        // SAFETY: the nibbles are 16 bytes after the scale.
+        unsafe { numbers(p.add(2), &iq4_nl::NUMBERS) }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for iq4_xs::Block {
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, j: usize) -> [__m256i; 2] {
+        // SAFETY: 16 bytes of nibbles for each block are after the head.
+        unsafe { numbers(p.add(8 + 16 * j), &iq4_nl::NUMBERS) }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for mxfp4::Block {
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, _: usize) -> [__m256i; 2] {
+        // SAFETY: the nibbles are 16 bytes after the exponent.
+        unsafe { numbers(p.add(1), &mxfp4::NUMBERS) }
+    }
+}
+
+/// Block j's part of `q`, signed bytes, each half times its own of the sixteen signed bytes `scales`.
+#[inline(always)]
+unsafe fn scaled(q: __m256i, scales: __m128i, j: usize) -> [__m256i; 2] {
+    // SAFETY: the callers have AVX2.
+    unsafe {
+        let scale = |s: usize| _mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, _mm_set1_epi8((2 * j + s) as i8)));
+        let (first, second) = (_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q));
+        [
+            _mm256_mullo_epi16(_mm256_cvtepi8_epi16(first), scale(0)),
+            _mm256_mullo_epi16(_mm256_cvtepi8_epi16(second), scale(1)),
+        ]
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q2_k::Block {
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, j: usize) -> [__m256i; 2] {
+        let (h, k) = (j / 4, j % 4);
+        // SAFETY: scales are at the start, 64 bytes of quants after them, of which a half of the blocks shares 32.
+        unsafe {
+            let q = shifted::<0>(_mm256_loadu_si256(p.add(16 + 32 * h).cast()), 2 * k);
+            let scales = _mm_and_si128(_mm_loadu_si128(p.cast()), _mm_set1_epi8(15));
+            // At most 3 · 15.
+            scaled(_mm256_and_si256(q, _mm256_set1_epi8(3)), scales, j)
+        }
+    }
+}
+
+/// The sixteen scales of Q3_K, as signed bytes.
+///
+/// # Safety
+/// The processor has AVX2, and the twelve bytes of the scales can be read.
+#[inline(always)]
+pub(in crate::backend::cpu::simd) unsafe fn q3_k_scales(p: *const u8) -> __m128i {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let nibbles = _mm_loadl_epi64(p.cast());
+        let nibbles = _mm_unpacklo_epi64(nibbles, _mm_srli_epi16::<4>(nibbles));
+        let upper = _mm_set1_epi32(p.add(8).cast::<i32>().read_unaligned());
+        let upper =
+            _mm_slli_epi16::<4>(_mm_and_si128(_mm_srlv_epi32(upper, _mm_setr_epi32(0, 2, 4, 6)), _mm_set1_epi8(3)));
+        let stored = _mm_or_si128(_mm_and_si128(nibbles, _mm_set1_epi8(15)), upper);
+        _mm_sub_epi8(stored, _mm_set1_epi8(32))
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q3_k::Block {
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, j: usize) -> [__m256i; 2] {
+        let (h, k) = (j / 4, j % 4);
+        // SAFETY: 32 bytes with a third bit for each block in them are at the start, then 64 with two bits for each of four
+        // blocks, then the scales.
+        unsafe {
+            let low = shifted::<0>(_mm256_loadu_si256(p.add(32 + 32 * h).cast()), 2 * k);
+            let third = shifted::<2>(_mm256_loadu_si256(p.cast()), j);
+            let low = _mm256_and_si256(low, _mm256_set1_epi8(3));
+            let unsigned = _mm256_or_si256(low, _mm256_and_si256(third, _mm256_set1_epi8(4)));
+            // At most 4 · 32.
+            scaled(_mm256_sub_epi8(unsigned, _mm256_set1_epi8(4)), q3_k_scales(p.add(96)), j)
         }
     }
 }

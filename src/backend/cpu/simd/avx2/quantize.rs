@@ -20,15 +20,20 @@ pub(in crate::backend::cpu) fn quantize(x: &[f32], out: ActivationRowMut<'_>) {
 #[target_feature(enable = "avx2,fma")]
 fn quantize_row(x: &[f32], out: ActivationRowMut<'_>) {
     out.sums.fill(0.0);
+    out.half_sums.fill(0.0);
     out.q[x.len() / BLOCK..].fill(Line([0; BLOCK]));
     let chunks = x.chunks(CHUNK).zip(out.q.chunks_mut(CHUNK_BLOCKS));
-    for (((x, q), scale), sums) in chunks.zip(out.scales).zip(out.sums.chunks_exact_mut(CHUNK_BLOCKS)) {
+    let half_sums = out.half_sums.as_chunks_mut::<2>().0.chunks_exact_mut(CHUNK_BLOCKS);
+    let sums = out.sums.chunks_exact_mut(CHUNK_BLOCKS).zip(half_sums);
+    for (((x, q), scale), (sums, half_sums)) in chunks.zip(out.scales).zip(sums) {
         let max = largest(x);
         // A chunk with NaN or infinity makes all that it touches NaN.
         *scale = if max.is_finite() { max / MAX } else { f32::NAN };
         let per_unit = if max > TINY { MAX / max } else { 0.0 };
-        for ((x, q), sum) in x.as_chunks::<BLOCK>().0.iter().zip(q).zip(sums) {
-            *sum = quantize_block(x, per_unit, q) as f32 * *scale;
+        for (((x, q), sum), halves) in x.as_chunks::<BLOCK>().0.iter().zip(q).zip(sums).zip(half_sums) {
+            let [a, b] = quantize_block(x, per_unit, q);
+            *sum = (a + b) as f32 * *scale;
+            *halves = [a, b].map(|half| half as f32 * *scale);
         }
     }
 }
@@ -53,9 +58,9 @@ fn largest(x: &[f32]) -> f32 {
     lanes.into_iter().fold(0.0, f32::max)
 }
 
-/// Rounds a block to multiples of 1/`per_unit`, and gives the sum of these.
+/// Rounds a block to multiples of 1/`per_unit`, and gives the sum of these in each half.
 #[target_feature(enable = "avx2,fma")]
-fn quantize_block(x: &[f32; BLOCK], per_unit: f32, out: &mut Line) -> i32 {
+fn quantize_block(x: &[f32; BLOCK], per_unit: f32, out: &mut Line) -> [i32; 2] {
     let per_unit = _mm256_set1_ps(per_unit);
     let x = x.as_chunks::<8>().0;
     // SAFETY: eight numbers can be read from each.
@@ -70,8 +75,9 @@ fn quantize_block(x: &[f32; BLOCK], per_unit: f32, out: &mut Line) -> i32 {
         _mm256_storeu_si256(to, low);
         _mm256_storeu_si256(to.add(1), high);
     }
-    let sums = _mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d));
-    let halves = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
-    let pairs = _mm_add_epi32(halves, _mm_shuffle_epi32::<0b00_00_11_10>(halves));
-    _mm_cvtsi128_si32(_mm_add_epi32(pairs, _mm_shuffle_epi32::<0b00_00_00_01>(pairs)))
+    // Of both halves at once: in the lower two and in the upper two of four lanes.
+    let pairs = _mm256_hadd_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d));
+    let fours = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
+    let sums = _mm_add_epi32(fours, _mm_shuffle_epi32::<0b10_11_00_01>(fours));
+    [_mm_cvtsi128_si32(sums), _mm_extract_epi32::<2>(sums)]
 }

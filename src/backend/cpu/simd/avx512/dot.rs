@@ -26,7 +26,7 @@ unsafe impl<F: Unpack> Dots<F> for Avx512 {
     unsafe fn unpack(scales: &mut Scales<'_>, p: *const u8, n_groups: usize, readable: usize) {
         // SAFETY: as the caller promises.
         unsafe {
-            if F::GROUP == 1 && readable >= 16 * F::GROUP_BYTES {
+            if matches!(F::KEPT, Kept::Half(_) | Kept::Halves) && readable >= 16 * F::GROUP_BYTES {
                 unpack_by_windows::<F>(scales, p, n_groups);
             } else {
                 scales.unpack::<F, Lanes>(p, n_groups);
@@ -66,7 +66,7 @@ unsafe impl<F: Unpack> Dots<F> for Avx512 {
                 for m in 0..N {
                     let mut total = totals[m][t];
                     if F::MINS {
-                        total = offsets(total, rows[m].mins, x[t]);
+                        total = offsets::<F>(total, rows[m].mins, x[t]);
                     }
                     halves[m] = _mm256_add_ps(_mm512_castps512_ps256(total), _mm512_extractf32x8_ps::<1>(total));
                 }
@@ -205,14 +205,15 @@ fn multiply_add(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
     sum
 }
 
-/// Adds Σ min · (sum of the block's activations).
+/// Adds Σ min · (sum of the block's activations, or of half a block's).
 #[inline(always)]
-unsafe fn offsets(mut total: __m512, mins: *const f32, x: ActivationRow<'_>) -> __m512 {
-    // SAFETY: as many offsets and sums as blocks.
+unsafe fn offsets<F: Unpack>(mut total: __m512, mins: *const f32, x: ActivationRow<'_>) -> __m512 {
+    // SAFETY: as many offsets and sums as blocks, or as halves of them.
     unsafe {
-        for b in (0..x.n_blocks).step_by(16) {
-            let there = ((1u32 << (x.n_blocks - b).min(16)) - 1) as __mmask16;
-            let sums = _mm512_maskz_loadu_ps(there, x.sums.as_ptr().add(b));
+        let (all, n) = x.sums_for::<F>();
+        for b in (0..n).step_by(16) {
+            let there = ((1u32 << (n - b).min(16)) - 1) as __mmask16;
+            let sums = _mm512_maskz_loadu_ps(there, all.as_ptr().add(b));
             total = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(there, mins.add(b)), sums, total);
         }
         total

@@ -8,8 +8,9 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use crate::backend::cpu::simd::avx2::q3_k_scales;
 use crate::backend::cpu::simd::scales::BlockScales;
-use crate::quant::{q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+use crate::quant::{iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 
 /// Which activations belong to the quants of two blocks.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -284,21 +285,28 @@ unsafe impl Unpack for q6_k::Block {
         // SAFETY: `ql` is at the start, `qh` after 128 bytes and `scales` after 192, as the struct has them.
         unsafe {
             let fifths = bytes(p.add(128 + 32 * h));
-            let scales = _mm512_castsi256_si512(_mm256_cvtepi8_epi16(_mm_loadu_si128(p.add(192).cast())));
+            let scales = _mm_loadu_si128(p.add(192).cast());
             let mut q = [_mm512_setzero_si512(); 2];
             for (i, q) in q.iter_mut().enumerate() {
                 let low = nibbles(bytes(p.add(64 * h + 32 * i)))[k / 2];
                 let unsigned = or_bits::<48>(low, shifted::<4>(fifths, 2 * (k + i)));
-                // The scales of a block's two halves, each in sixteen lanes.
-                let first = (2 * (2 * j + i)) as i16;
-                let index = _mm512_add_epi16(_mm512_loadu_si512(HALVES.as_ptr().cast()), _mm512_set1_epi16(first));
-                let scale = _mm512_permutexvar_epi16(index, scales);
                 // At most 32 · 128 = 4,096.
-                let signed = _mm512_sub_epi16(unsigned, _mm512_set1_epi16(32));
-                *q = _mm512_mullo_epi16(signed, scale);
+                *q = scaled(_mm512_sub_epi16(unsigned, _mm512_set1_epi16(32)), scales, 2 * j + i);
             }
             q
         }
+    }
+}
+
+/// `q`, of block b, times the two of the sixteen signed bytes `scales` that its halves have.
+#[inline(always)]
+unsafe fn scaled(q: __m512i, scales: __m128i, b: usize) -> __m512i {
+    // SAFETY: the callers have AVX-512.
+    unsafe {
+        let scales = _mm512_castsi256_si512(_mm256_cvtepi8_epi16(scales));
+        let first = _mm512_set1_epi16((2 * b) as i16);
+        let index = _mm512_add_epi16(_mm512_loadu_si512(HALVES.as_ptr().cast()), first);
+        _mm512_mullo_epi16(q, _mm512_permutexvar_epi16(index, scales))
     }
 }
 
@@ -312,3 +320,96 @@ const HALVES: [u16; 32] = {
     }
     halves
 };
+
+/// The numbers that nibbles in 16-bit lanes stand for.
+#[inline(always)]
+unsafe fn numbers(nibbles: [__m512i; 2], table: &[i8; 16]) -> [__m512i; 2] {
+    // SAFETY: the callers have AVX-512.
+    unsafe {
+        let table = _mm256_cvtepi8_epi16(_mm_loadu_si128(table.as_ptr().cast()));
+        nibbles.map(|nibbles| _mm512_permutexvar_epi16(nibbles, _mm512_castsi256_si512(table)))
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for iq4_nl::Block {
+    const ORDER: Order = Order::Woven;
+
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, _: usize) -> [__m512i; 2] {
+        const NIBBLES: [u8; 64] = woven(18, 2);
+        // SAFETY: the nibbles are 16 bytes after the scale.
+        unsafe { numbers(nibbles(gather(p, &NIBBLES)), &iq4_nl::NUMBERS) }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for iq4_xs::Block {
+    const ORDER: Order = Order::Woven;
+
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, j: usize) -> [__m512i; 2] {
+        const NIBBLES: [[u8; 64]; 2] = [woven(16, 0), woven(16, 32)];
+        // SAFETY: 16 bytes of nibbles for each block are after the head; a register has those of four blocks.
+        unsafe { numbers(nibbles(gather(p.add(8 + 64 * (j / 2)), &NIBBLES[j % 2])), &iq4_nl::NUMBERS) }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for mxfp4::Block {
+    const ORDER: Order = Order::Woven;
+
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, _: usize) -> [__m512i; 2] {
+        const NIBBLES: [u8; 64] = woven(17, 1);
+        // SAFETY: the nibbles are 16 bytes after the exponent.
+        unsafe { numbers(nibbles(gather(p, &NIBBLES)), &mxfp4::NUMBERS) }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q2_k::Block {
+    const ORDER: Order = Order::Plain;
+
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, j: usize) -> [__m512i; 2] {
+        // Blocks 4h + k and 4h + k + 1, k = 0 or 2.
+        let (h, k) = (j / 2, 2 * (j % 2));
+        // SAFETY: scales are at the start, 64 bytes of quants after them, of which a half of the blocks shares 32.
+        unsafe {
+            let all = bytes(p.add(16 + 32 * h));
+            let scales = _mm_and_si128(_mm_loadu_si128(p.cast()), _mm_set1_epi8(15));
+            let mut q = [_mm512_setzero_si512(); 2];
+            for (i, q) in q.iter_mut().enumerate() {
+                let unsigned = _mm512_and_si512(shifted::<0>(all, 2 * (k + i)), _mm512_set1_epi16(3));
+                // At most 3 · 15.
+                *q = scaled(unsigned, scales, 2 * j + i);
+            }
+            q
+        }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q3_k::Block {
+    const ORDER: Order = Order::Plain;
+
+    #[inline(always)]
+    unsafe fn quants(p: *const u8, j: usize) -> [__m512i; 2] {
+        // Blocks 4h + k and 4h + k + 1, k = 0 or 2.
+        let (h, k) = (j / 2, 2 * (j % 2));
+        // SAFETY: 32 bytes with a third bit for each block in them are at the start, then 64 with two bits for each of four
+        // blocks, then the scales.
+        unsafe {
+            let (all, thirds, scales) = (bytes(p.add(32 + 32 * h)), bytes(p), q3_k_scales(p.add(96)));
+            let mut q = [_mm512_setzero_si512(); 2];
+            for (i, q) in q.iter_mut().enumerate() {
+                let low = _mm512_and_si512(shifted::<0>(all, 2 * (k + i)), _mm512_set1_epi16(3));
+                let unsigned = or_bits::<4>(low, shifted::<2>(thirds, 2 * j + i));
+                // At most 4 · 32.
+                *q = scaled(_mm512_sub_epi16(unsigned, _mm512_set1_epi16(4)), scales, 2 * j + i);
+            }
+            q
+        }
+    }
+}

@@ -189,4 +189,8 @@ impl Vector for Lanes {
     unsafe fn from_bits(a: __m512i) -> Self {
         unsafe { Self(_mm512_castsi512_ps(a)) }
     }
+    #[inline(always)]
+    unsafe fn lookup(table: &[f32; 16], i: __m512i) -> Self {
+        unsafe { Self(_mm512_permutexvar_ps(i, _mm512_loadu_ps(table.as_ptr()))) }
+    }
 }

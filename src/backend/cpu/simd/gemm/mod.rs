@@ -6,6 +6,7 @@
 //!
 //! Source: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34 (2008).
 
+mod formats;
 pub(super) mod unpack;
 
 use super::Isa;

@@ -8,12 +8,11 @@ use std::ops::Range;
 use crate::backend::cpu::simd::vector::{MAX_LANES, Vector};
 use crate::quant::block::Half;
 use crate::quant::float::{Brain, Single};
-use crate::quant::k_scales::Head;
-use crate::quant::{Weight, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+use crate::quant::{Weight, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 
 /// Where the weights of a lot of lanes go.
 #[derive(Clone, Copy)]
-struct Panel {
+pub(super) struct Panel {
     to: *mut f32,
     /// f32s from one weight of a row to the next.
     width: usize,
@@ -21,7 +20,7 @@ struct Panel {
 
 impl Panel {
     #[inline(always)]
-    unsafe fn set<V: Vector>(self, k: usize, w: V) {
+    pub(super) unsafe fn set<V: Vector>(self, k: usize, w: V) {
         // SAFETY: the callers have room for weight k.
         unsafe { w.store(self.to.add(k * self.width)) }
     }
@@ -35,13 +34,13 @@ impl Panel {
 }
 
 /// A row to a lane.
-type Rows = [*const u8; MAX_LANES];
+pub(super) type Rows = [*const u8; MAX_LANES];
 
 /// How a format's weights come out of its bytes.
 ///
 /// # Safety
 /// `unpack` reads no more than a group.
-unsafe trait Group {
+pub(super) unsafe trait Group {
     /// Weights in a group.
     const LEN: usize;
 
@@ -83,9 +82,14 @@ pub(in super::super) unsafe fn unpack<V: Vector>(
             "Q5_0" => groups::<V, q5_0::Block>(weight, &row, k, depth, panel),
             "Q5_1" => groups::<V, q5_1::Block>(weight, &row, k, depth, panel),
             "Q8_0" => groups::<V, q8_0::Block>(weight, &row, k, depth, panel),
+            "Q2_K" => groups::<V, q2_k::Block>(weight, &row, k, depth, panel),
+            "Q3_K" => groups::<V, q3_k::Block>(weight, &row, k, depth, panel),
             "Q4_K" => groups::<V, q4_k::Block>(weight, &row, k, depth, panel),
             "Q5_K" => groups::<V, q5_k::Block>(weight, &row, k, depth, panel),
             "Q6_K" => groups::<V, q6_k::Block>(weight, &row, k, depth, panel),
+            "IQ4_NL" => groups::<V, iq4_nl::Block>(weight, &row, k, depth, panel),
+            "IQ4_XS" => groups::<V, iq4_xs::Block>(weight, &row, k, depth, panel),
+            "MXFP4" => groups::<V, mxfp4::Block>(weight, &row, k, depth, panel),
             name => unreachable!("no kernel for {name}"),
         }
     }
@@ -163,245 +167,6 @@ unsafe impl Group for Brain {
             for (j, words) in V::columns(rows, at).into_iter().enumerate() {
                 panel.set(2 * j, V::from_bits(V::shift_left(words, 16)));
                 panel.set(2 * j + 1, V::from_bits(V::and(words, V::splat_ints(0xffff_0000))));
-            }
-        }
-    }
-}
-
-/// The halves at the byte `at` of each row, two of them.
-#[inline(always)]
-unsafe fn two_halves<V: Vector>(rows: &Rows, at: usize) -> [V; 2] {
-    // SAFETY: the callers have four bytes there.
-    unsafe {
-        let words = words::<V>(rows, at);
-        [V::from_half_bits(words), V::from_half_bits(V::shift_right(words, 16))]
-    }
-}
-
-/// The four bytes at the byte `at` of each row.
-#[inline(always)]
-unsafe fn words<V: Vector>(rows: &Rows, at: usize) -> V::Ints {
-    let mut words = [0u32; MAX_LANES];
-    // SAFETY: the callers have four bytes there.
-    unsafe {
-        for i in 0..V::LEN {
-            words[i] = rows[i].add(at).cast::<u32>().read_unaligned();
-        }
-        V::load_ints(words.as_ptr())
-    }
-}
-
-/// Bits `from..from + n` of words, at bits `to..`; `from` and `to` are constants once loops are unrolled.
-#[inline(always)]
-unsafe fn bits<V: Vector>(words: V::Ints, from: u32, n: u32, to: u32) -> V::Ints {
-    // SAFETY: the callers have the instruction set.
-    unsafe {
-        let moved = if from >= to { V::shift_right(words, from - to) } else { V::shift_left(words, to - from) };
-        V::and(moved, V::splat_ints(((1 << n) - 1) << to))
-    }
-}
-
-/// Unpacks 16 bytes of nibbles, the weights `low..` and `high..`, as `weight(k, q)` says for weight k.
-#[inline(always)]
-unsafe fn nibbles<V: Vector>(
-    columns: [V::Ints; 4],
-    [low, high]: [usize; 2],
-    panel: Panel,
-    mut weight: impl FnMut(usize, V::Ints) -> V,
-) {
-    for (j, words) in columns.into_iter().enumerate() {
-        for b in 0..4 {
-            let (i, at) = (4 * j + b, 8 * b as u32);
-            // SAFETY: as the caller's caller promises.
-            unsafe {
-                panel.set(low + i, weight(low + i, bits::<V>(words, at, 4, 0)));
-                panel.set(high + i, weight(high + i, bits::<V>(words, at + 4, 4, 0)));
-            }
-        }
-    }
-}
-
-// SAFETY: a block is a half and 16 bytes of nibbles.
-unsafe impl Group for q4_0::Block {
-    const LEN: usize = q4_0::LEN;
-
-    #[inline(always)]
-    unsafe fn unpack<V: Vector>(rows: &Rows, at: usize, panel: Panel) {
-        // SAFETY: see `Single`.
-        unsafe {
-            let [d, _] = two_halves::<V>(rows, at);
-            let min = d.mul(V::splat(-8.0));
-            nibbles::<V>(V::columns(rows, at + 2), [0, 16], panel, |_, q| min.mul_add(d, V::from_ints(q)));
-        }
-    }
-}
-
-// SAFETY: a block is two halves and 16 bytes of nibbles.
-unsafe impl Group for q4_1::Block {
-    const LEN: usize = q4_1::LEN;
-
-    #[inline(always)]
-    unsafe fn unpack<V: Vector>(rows: &Rows, at: usize, panel: Panel) {
-        // SAFETY: see `Single`.
-        unsafe {
-            let [d, min] = two_halves::<V>(rows, at);
-            nibbles::<V>(V::columns(rows, at + 4), [0, 16], panel, |_, q| min.mul_add(d, V::from_ints(q)));
-        }
-    }
-}
-
-// SAFETY: a block is a half, four bytes of fifth bits, and 16 bytes of nibbles.
-unsafe impl Group for q5_0::Block {
-    const LEN: usize = q5_0::LEN;
-
-    #[inline(always)]
-    unsafe fn unpack<V: Vector>(rows: &Rows, at: usize, panel: Panel) {
-        // SAFETY: see `Single`.
-        unsafe {
-            let [d, _] = two_halves::<V>(rows, at);
-            let min = d.mul(V::splat(-16.0));
-            let fifths = words::<V>(rows, at + 2);
-            nibbles::<V>(V::columns(rows, at + 6), [0, 16], panel, |k, q| {
-                min.mul_add(d, V::from_ints(V::or(q, bits::<V>(fifths, k as u32, 1, 4))))
-            });
-        }
-    }
-}
-
-// SAFETY: a block is two halves, four bytes of fifth bits, and 16 bytes of nibbles.
-unsafe impl Group for q5_1::Block {
-    const LEN: usize = q5_1::LEN;
-
-    #[inline(always)]
-    unsafe fn unpack<V: Vector>(rows: &Rows, at: usize, panel: Panel) {
-        // SAFETY: see `Single`.
-        unsafe {
-            let [d, min] = two_halves::<V>(rows, at);
-            let fifths = words::<V>(rows, at + 4);
-            nibbles::<V>(V::columns(rows, at + 8), [0, 16], panel, |k, q| {
-                min.mul_add(d, V::from_ints(V::or(q, bits::<V>(fifths, k as u32, 1, 4))))
-            });
-        }
-    }
-}
-
-// SAFETY: a block is a half and 32 bytes.
-unsafe impl Group for q8_0::Block {
-    const LEN: usize = q8_0::LEN;
-
-    #[inline(always)]
-    unsafe fn unpack<V: Vector>(rows: &Rows, at: usize, panel: Panel) {
-        // SAFETY: see `Single`.
-        unsafe {
-            let [d, _] = two_halves::<V>(rows, at);
-            for half in 0..2 {
-                for (j, words) in V::columns(rows, at + 2 + 16 * half).into_iter().enumerate() {
-                    for b in 0..4 {
-                        let q = V::shift_right_signed(V::shift_left(words, 24 - 8 * b as u32), 24);
-                        panel.set(16 * half + 4 * j + b, d.mul(V::from_ints(q)));
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// The scales and the offsets of the eight sub-blocks of heads, one head to a lane.
-#[inline(always)]
-unsafe fn heads<V: Vector>(rows: &Rows, at: usize) -> [[V; 2]; 8] {
-    let mut integers = [[[0.0f32; MAX_LANES]; 2]; 8];
-    // SAFETY: the callers have a head there.
-    unsafe {
-        for lane in 0..V::LEN {
-            let (scales, mins) = (*rows[lane].add(at).cast::<Head>()).unpack_integers();
-            for s in 0..8 {
-                integers[s][0][lane] = f32::from(scales[s]);
-                integers[s][1][lane] = f32::from(mins[s]);
-            }
-        }
-        let [d, dmin] = two_halves::<V>(rows, at);
-        let dmin = V::splat(0.0).sub(dmin);
-        let mut heads = [[d; 2]; 8];
-        for s in 0..8 {
-            heads[s] = [d.mul(V::load(integers[s][0].as_ptr())), dmin.mul(V::load(integers[s][1].as_ptr()))];
-        }
-        heads
-    }
-}
-
-// SAFETY: a block is a head and 128 bytes of nibbles.
-unsafe impl Group for q4_k::Block {
-    const LEN: usize = q4_k::LEN;
-
-    #[inline(always)]
-    unsafe fn unpack<V: Vector>(rows: &Rows, at: usize, panel: Panel) {
-        // SAFETY: see `Single`.
-        unsafe {
-            let heads = heads::<V>(rows, at);
-            for c in 0..8 {
-                let first = 64 * (c / 2) + 16 * (c % 2);
-                nibbles::<V>(V::columns(rows, at + 16 + 16 * c), [first, first + 32], panel, |k, q| {
-                    let [d, min] = heads[k / 32];
-                    min.mul_add(d, V::from_ints(q))
-                });
-            }
-        }
-    }
-}
-
-// SAFETY: a block is a head, 32 bytes of fifth bits, and 128 bytes of nibbles.
-unsafe impl Group for q5_k::Block {
-    const LEN: usize = q5_k::LEN;
-
-    #[inline(always)]
-    unsafe fn unpack<V: Vector>(rows: &Rows, at: usize, panel: Panel) {
-        // SAFETY: see `Single`.
-        unsafe {
-            let heads = heads::<V>(rows, at);
-            let fifths = [V::columns(rows, at + 16), V::columns(rows, at + 32)];
-            for c in 0..8 {
-                let first = 64 * (c / 2) + 16 * (c % 2);
-                nibbles::<V>(V::columns(rows, at + 48 + 16 * c), [first, first + 32], panel, |k, q| {
-                    let ([d, min], i) = (heads[k / 32], k % 16);
-                    let fifth = bits::<V>(fifths[c % 2][i / 4], 8 * (i % 4) as u32 + (k / 32) as u32, 1, 4);
-                    min.mul_add(d, V::from_ints(V::or(q, fifth)))
-                });
-            }
-        }
-    }
-}
-
-// SAFETY: a block is 128 bytes of nibbles, 64 of upper bits, 16 scales and a half.
-unsafe impl Group for q6_k::Block {
-    const LEN: usize = q6_k::LEN;
-
-    #[inline(always)]
-    unsafe fn unpack<V: Vector>(rows: &Rows, at: usize, panel: Panel) {
-        // SAFETY: see `Single`.
-        unsafe {
-            let mut halves = [0u32; MAX_LANES];
-            for lane in 0..V::LEN {
-                halves[lane] = rows[lane].add(at + 208).cast::<u16>().read_unaligned().into();
-            }
-            let d = V::from_half_bits(V::load_ints(halves.as_ptr()));
-            let mut scales = [[d; 2]; 16];
-            for (j, words) in V::columns(rows, at + 192).into_iter().enumerate() {
-                for b in 0..4 {
-                    let scale = V::shift_right_signed(V::shift_left(words, 24 - 8 * b as u32), 24);
-                    let scale = d.mul(V::from_ints(scale));
-                    scales[4 * j + b] = [scale, scale.mul(V::splat(-32.0))];
-                }
-            }
-            for c in 0..8 {
-                // Sixteen bytes of nibbles: of weights 32k + 16s in half h, and 64 more.
-                let (h, k, s) = (c / 4, c / 2 % 2, c % 2);
-                let first = 128 * h + 32 * k + 16 * s;
-                let upper = V::columns(rows, at + 128 + 32 * h + 16 * s);
-                nibbles::<V>(V::columns(rows, at + 16 * c), [first, first + 64], panel, |w, q| {
-                    let ([d, min], i) = (scales[w / 16], w % 16);
-                    let upper = bits::<V>(upper[i / 4], 8 * (i % 4) as u32 + 2 * (w / 32 % 4) as u32, 2, 4);
-                    min.mul_add(d, V::from_ints(V::or(q, upper)))
-                });
             }
         }
     }

@@ -50,7 +50,7 @@ unsafe impl<F: Unpack, M: Multiply<R>, const R: usize> Dots<F> for Products<M, R
                 for m in 0..N {
                     result[m][t] = M::sums(totals[m / R][t])[m % R];
                     if F::MINS {
-                        result[m][t] += offsets(rows[m].mins, x[t]);
+                        result[m][t] += offsets::<F>(rows[m].mins, x[t]);
                     }
                 }
             }
@@ -132,9 +132,10 @@ impl<F: Unpack, M: Multiply<R>, const U: usize, const T: usize, const R: usize> 
         unsafe {
             let mut scales = [Scales([[vdupq_n_f32(0.0); R]; 2]); U];
             for u in 0..self.n {
-                scales[u] = match F::SUB_SCALES {
-                    None => Scales::of_blocks(self.units[u], b),
-                    Some(at) => Scales::of_halves(self.units[u], b / F::GROUP, F::GROUP_BYTES, at + 2 * j),
+                scales[u] = if F::SUB_SCALES {
+                    Scales::of_halves::<F>(self.units[u], b / F::GROUP, j)
+                } else {
+                    Scales::of_blocks(self.units[u], b)
                 };
             }
             // By hand, since the compiler would rather keep the scales in memory and loop over blocks.
@@ -195,7 +196,7 @@ impl<F: Unpack, M: Multiply<R>, const U: usize, const T: usize, const R: usize> 
             for t in 0..T {
                 let x = halves(self.x[t].add(self.first + j));
                 let sum = &mut self.sums[u][t];
-                if F::SUB_SCALES.is_none() {
+                if !F::SUB_SCALES {
                     *sum = vfmaq_f32(*sum, vcvtq_f32_s32(M::multiply(q, x)), scales[0]);
                 } else {
                     for h in 0..2 {
@@ -250,14 +251,14 @@ impl<const R: usize> Scales<R> {
         }
     }
 
-    /// The scale of group g times the eight signed bytes from its byte `at` on.
+    /// The scale of group g times those of the eight halves from its block `j` on.
     #[inline(always)]
-    unsafe fn of_halves(rows: [WeightRow; R], g: usize, group_bytes: usize, at: usize) -> Self {
+    unsafe fn of_halves<F: Unpack>(rows: [WeightRow; R], g: usize, j: usize) -> Self {
         // SAFETY: the callers have NEON, and such a group.
         unsafe {
             let mut scales = [[vdupq_n_f32(0.0); R]; 2];
             for i in 0..R {
-                let bytes = vmovl_s8(vld1_s8(rows[i].bytes.add(g * group_bytes + at).cast()));
+                let bytes = vmovl_s8(F::sub_scales(rows[i].bytes.add(g * F::GROUP_BYTES), j));
                 let integers = [vmovl_s16(vget_low_s16(bytes)), vmovl_high_s16(bytes)];
                 for h in 0..2 {
                     scales[h][i] = vmulq_n_f32(vcvtq_f32_s32(integers[h]), *rows[i].scales.add(g));
@@ -273,12 +274,12 @@ impl<const R: usize> Scales<R> {
         // SAFETY: as above.
         unsafe {
             match (F::SUB_SCALES, I) {
-                (Some(_), 0 | 2) => [spread::<R, 0>(self.0[I / 2]), spread::<R, 1>(self.0[I / 2])],
-                (Some(_), _) => [spread::<R, 2>(self.0[I / 2]), spread::<R, 3>(self.0[I / 2])],
-                (None, 0) => [spread::<R, 0>(self.0[0]); 2],
-                (None, 1) => [spread::<R, 1>(self.0[0]); 2],
-                (None, 2) => [spread::<R, 2>(self.0[0]); 2],
-                (None, _) => [spread::<R, 3>(self.0[0]); 2],
+                (true, 0 | 2) => [spread::<R, 0>(self.0[I / 2]), spread::<R, 1>(self.0[I / 2])],
+                (true, _) => [spread::<R, 2>(self.0[I / 2]), spread::<R, 3>(self.0[I / 2])],
+                (false, 0) => [spread::<R, 0>(self.0[0]); 2],
+                (false, 1) => [spread::<R, 1>(self.0[0]); 2],
+                (false, 2) => [spread::<R, 2>(self.0[0]); 2],
+                (false, _) => [spread::<R, 3>(self.0[0]); 2],
             }
         }
     }
@@ -298,15 +299,17 @@ unsafe fn spread<const R: usize, const L: i32>(rows: [float32x4_t; R]) -> float3
     }
 }
 
-/// Σ min · (sum of the block's activations).
+/// Σ min · (sum of the block's activations, or of half a block's).
 #[inline(always)]
-unsafe fn offsets(mins: *const f32, x: ActivationRow<'_>) -> f32 {
-    // SAFETY: as many offsets as blocks, and sums up to a whole chunk; behind the row's own offsets are those of the next.
+unsafe fn offsets<F: Unpack>(mins: *const f32, x: ActivationRow<'_>) -> f32 {
+    // SAFETY: as many offsets as blocks or halves of them, and sums up to a whole chunk; behind the row's own offsets are
+    // those of the next.
     unsafe {
         let mut total = Lanes::splat(0.0);
-        for b in (0..x.n_blocks).step_by(Lanes::LEN) {
-            let mins = Lanes::load_first(mins.add(b), x.n_blocks - b);
-            total = total.mul_add(mins, Lanes::load(x.sums.as_ptr().add(b)));
+        let (sums, n) = x.sums_for::<F>();
+        for b in (0..n).step_by(Lanes::LEN) {
+            let mins = Lanes::load_first(mins.add(b), n - b);
+            total = total.mul_add(mins, Lanes::load(sums.as_ptr().add(b)));
         }
         total.sum()
     }

@@ -4,15 +4,23 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use crate::backend::cpu::simd::scales::BlockScales;
-use crate::quant::{q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+use crate::quant::{iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 
 /// How to unpack a format.
 ///
 /// # Safety
 /// `quants` reads nothing beyond the group.
 pub(super) unsafe trait Unpack: BlockScales {
-    /// Where a group keeps a signed byte for each 16 weights that their scale is multiplied with, if it does.
-    const SUB_SCALES: Option<usize> = None;
+    /// Whether each half of a block has an integer that its scale is multiplied with.
+    const SUB_SCALES: bool = false;
+
+    /// These integers of the eight halves from block `j` on of the group at `p`, j a multiple of four.
+    ///
+    /// # Safety
+    /// As for `quants`; and there are some.
+    unsafe fn sub_scales(_p: *const u8, _j: usize) -> int8x8_t {
+        unreachable!("a format whose blocks have one scale")
+    }
 
     /// Block `j` of the group: 16 weights as signed bytes, then the other 16.
     ///
@@ -218,7 +226,13 @@ unsafe impl Unpack for q5_k::Block {
 
 // SAFETY: see q4_0.
 unsafe impl Unpack for q6_k::Block {
-    const SUB_SCALES: Option<usize> = Some(192);
+    const SUB_SCALES: bool = true;
+
+    #[inline(always)]
+    unsafe fn sub_scales(p: *const u8, j: usize) -> int8x8_t {
+        // SAFETY: sixteen of them are after 192 bytes.
+        unsafe { vld1_s8(p.add(192 + 2 * j).cast()) }
+    }
 
     #[inline(always)]
     unsafe fn quants<const R: usize>(group: Group<R>, j: usize) -> [Bytes<R>; 2] {
@@ -228,6 +242,109 @@ unsafe impl Unpack for q6_k::Block {
             let half = |at: usize| {
                 let nibbles = group.bytes(64 * h + 32 * (k % 2) + at).nibbles(k >= 2);
                 nibbles.with(48, group.bytes(128 + 32 * h + at).moved(2 * k, 4)).minus(32)
+            };
+            [half(0), half(16)]
+        }
+    }
+}
+
+impl<const R: usize> Bytes<R> {
+    /// What `table` has at these indices below 16.
+    #[inline(always)]
+    unsafe fn of(self, table: &[i8; 16]) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let table = vld1q_u8(table.as_ptr().cast());
+            self.map(|v| vqtbl1q_u8(table, v))
+        }
+    }
+}
+
+/// The numbers that the nibbles of 16 bytes stand for.
+#[inline(always)]
+unsafe fn numbers<const R: usize>(bytes: Bytes<R>, table: &[i8; 16]) -> [Bytes<R>; 2] {
+    // SAFETY: the callers have NEON.
+    unsafe { [bytes.nibbles(false).of(table), bytes.nibbles(true).of(table)] }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for iq4_nl::Block {
+    #[inline(always)]
+    unsafe fn quants<const R: usize>(group: Group<R>, _: usize) -> [Bytes<R>; 2] {
+        // SAFETY: the nibbles are 16 bytes after the scale.
+        unsafe { numbers(group.bytes(2), &iq4_nl::NUMBERS) }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for iq4_xs::Block {
+    #[inline(always)]
+    unsafe fn quants<const R: usize>(group: Group<R>, j: usize) -> [Bytes<R>; 2] {
+        // SAFETY: 16 bytes of nibbles for each block are after the head.
+        unsafe { numbers(group.bytes(8 + 16 * j), &iq4_nl::NUMBERS) }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for mxfp4::Block {
+    #[inline(always)]
+    unsafe fn quants<const R: usize>(group: Group<R>, _: usize) -> [Bytes<R>; 2] {
+        // SAFETY: the nibbles are 16 bytes after the exponent.
+        unsafe { numbers(group.bytes(1), &mxfp4::NUMBERS) }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q2_k::Block {
+    const SUB_SCALES: bool = true;
+
+    #[inline(always)]
+    unsafe fn sub_scales(p: *const u8, j: usize) -> int8x8_t {
+        // SAFETY: sixteen of them are at the start, in the lower nibbles.
+        unsafe { vreinterpret_s8_u8(vand_u8(vld1_u8(p.add(2 * j)), vdup_n_u8(15))) }
+    }
+
+    #[inline(always)]
+    unsafe fn quants<const R: usize>(group: Group<R>, j: usize) -> [Bytes<R>; 2] {
+        // SAFETY: 64 bytes of quants are after the scales, of which a half of the blocks shares 32.
+        unsafe {
+            let half = |at: usize| {
+                let bytes = group.bytes(16 + j / 4 * 32 + at).moved(2 * (j % 4), 0);
+                bytes.map(|v| vandq_u8(v, vdupq_n_u8(3)))
+            };
+            [half(0), half(16)]
+        }
+    }
+}
+
+// SAFETY: see q4_0.
+unsafe impl Unpack for q3_k::Block {
+    const SUB_SCALES: bool = true;
+
+    #[inline(always)]
+    unsafe fn sub_scales(p: *const u8, j: usize) -> int8x8_t {
+        // SAFETY: the scales are after 96 bytes: eight of nibbles, of which the upper ones belong to the second half, then
+        // four with two upper bits each for four of them.
+        unsafe {
+            let nibbles = vld1_u8(p.add(96));
+            let nibbles = if j == 0 { vand_u8(nibbles, vdup_n_u8(15)) } else { vshr_n_u8::<4>(nibbles) };
+            let upper = vreinterpret_u8_u32(vdup_n_u32(p.add(104).cast::<u32>().read_unaligned()));
+            let first = -(j as i8);
+            let shifts = vext_s8::<4>(vdup_n_s8(first), vdup_n_s8(first - 2));
+            let upper = vand_u8(vshl_u8(upper, shifts), vdup_n_u8(3));
+            vsub_s8(vreinterpret_s8_u8(vsli_n_u8::<4>(nibbles, upper)), vdup_n_s8(32))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn quants<const R: usize>(group: Group<R>, j: usize) -> [Bytes<R>; 2] {
+        // SAFETY: 32 bytes with a third bit for each block in them are at the start, then 64 with two bits for each of four
+        // blocks.
+        unsafe {
+            let half = |at: usize| {
+                let low = group.bytes(32 + j / 4 * 32 + at).moved(2 * (j % 4), 0);
+                let low = low.map(|v| vandq_u8(v, vdupq_n_u8(3)));
+                low.with(4, group.bytes(at).moved(j, 2)).minus(4)
             };
             [half(0), half(16)]
         }

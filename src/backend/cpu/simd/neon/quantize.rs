@@ -15,15 +15,20 @@ pub(super) fn quantize(x: &[f32], out: ActivationRowMut<'_>, order: Order) {
     assert!(x.len().div_ceil(2 * BLOCK) * 2 == out.q.len() && out.sums.len() == out.scales.len() * CHUNK_BLOCKS);
     assert!(out.scales.len() == x.len().div_ceil(CHUNK) && out.woven.len() == out.q.len());
     out.sums.fill(0.0);
+    out.half_sums.fill(0.0);
     let lines = out.q.chunks_mut(CHUNK_BLOCKS).zip(out.woven.chunks_mut(CHUNK_BLOCKS));
-    let chunks = x.chunks(CHUNK).zip(lines).zip(out.scales).zip(out.sums.chunks_exact_mut(CHUNK_BLOCKS));
-    for (((x, (q, woven)), scale), sums) in chunks {
+    let half_sums = out.half_sums.as_chunks_mut::<2>().0.chunks_exact_mut(CHUNK_BLOCKS);
+    let sums = out.sums.chunks_exact_mut(CHUNK_BLOCKS).zip(half_sums);
+    for (((x, (q, woven)), scale), (sums, half_sums)) in x.chunks(CHUNK).zip(lines).zip(out.scales).zip(sums) {
         let max = largest(x);
         // A chunk with NaN or infinity makes all that it touches NaN.
         *scale = if max.is_finite() { max / MAX } else { f32::NAN };
         let per_unit = if max > TINY { MAX / max } else { 0.0 };
-        for (((x, q), woven), sum) in x.as_chunks::<BLOCK>().0.iter().zip(q).zip(woven).zip(sums) {
-            *sum = quantize_block(x, per_unit, order, q, woven) as f32 * *scale;
+        let lines = x.as_chunks::<BLOCK>().0.iter().zip(q).zip(woven);
+        for (((x, q), woven), (sum, halves)) in lines.zip(sums.iter_mut().zip(half_sums)) {
+            let [a, b] = quantize_block(x, per_unit, order, q, woven);
+            *sum = (a + b) as f32 * *scale;
+            *halves = [a, b].map(|half| half as f32 * *scale);
         }
     }
 }
@@ -41,15 +46,15 @@ fn largest(x: &[f32]) -> f32 {
     }
 }
 
-/// Rounds a block to multiples of 1/`per_unit`, and gives the sum of these.
-fn quantize_block(x: &[f32; BLOCK], per_unit: f32, order: Order, q: &mut Line, woven: &mut Line) -> i32 {
+/// Rounds a block to multiples of 1/`per_unit`, and gives the sum of these in each half.
+fn quantize_block(x: &[f32; BLOCK], per_unit: f32, order: Order, q: &mut Line, woven: &mut Line) -> [i32; 2] {
     let (to, woven) = (q.0.as_mut_ptr(), woven.0.as_mut_ptr().cast::<i8>());
     // SAFETY: NEON, as above; a block has as many numbers, and a line room for them and for two bytes of each.
     unsafe {
-        let mut sum = vdupq_n_s32(0);
+        let mut sums = [vdupq_n_s32(0); 2];
         for i in (0..BLOCK).step_by(8) {
             let [a, b] = [i, i + 4].map(|i| vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x.as_ptr().add(i)), per_unit)));
-            sum = vaddq_s32(sum, vaddq_s32(a, b));
+            sums[i / 16] = vaddq_s32(sums[i / 16], vaddq_s32(a, b));
             let q = vcombine_s16(vqmovn_s32(a), vqmovn_s32(b));
             vst1q_s16(to.add(i), q);
             // q = 256 · high + low with a signed low byte.
@@ -67,6 +72,6 @@ fn quantize_block(x: &[f32; BLOCK], per_unit: f32, order: Order, q: &mut Line, w
                 }
             }
         }
-        vaddvq_s32(sum)
+        sums.map(|sum| vaddvq_s32(sum))
     }
 }

@@ -1,0 +1,196 @@
+//! Search for a scale and an offset, as `search` does it for scales.
+//!
+//! With an offset, fits have two unknowns. Blocks of Q4_1 and Q5_1 keep both as halves, those of Q2_K, Q4_K and Q5_K as
+//! small integers for each sub-block.
+
+use super::block::Half;
+use super::round::{min_max, reciprocal, truncate};
+use super::search::{LEN, Subs, TRIAL_STEP, TRIALS, TURNS, importance};
+
+/// `w = scale · q - min`
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Affine {
+    pub scale: f32,
+    pub min: f32,
+}
+
+impl Affine {
+    #[inline(always)]
+    pub(super) fn quants<const N: usize>(self, src: &[f32; N], max_q: u8) -> [u8; N] {
+        let per_scale = reciprocal(self.scale);
+        src.map(|w| truncate((w + self.min) * per_scale + 0.5, max_q))
+    }
+
+    #[inline(always)]
+    fn error<const N: usize>(self, src: &[f32; N], importance: &[f32; N], q: &[u8; N]) -> f32 {
+        let square = |w: f32, q: u8| (self.scale * f32::from(q) - self.min - w).powi(2);
+        src.iter().zip(importance).zip(q).map(|((&w, k), &q)| k * square(w, q)).sum()
+    }
+}
+
+/// What offsets a format has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offsets {
+    /// Any.
+    Any,
+    /// None that is negative, so that 0 is always representable, or nearly so.
+    NotNegative,
+}
+
+impl Offsets {
+    fn allow(self, min: f32) -> bool {
+        self == Offsets::Any || min >= 0.0
+    }
+}
+
+/// Quantizes a block with a scale and an offset of its own: `w = d · q + m`.
+pub(super) fn block<const N: usize>(src: &[f32; N], given: Option<&[f32; N]>, max_q: u8) -> (Half, Half, [u8; N]) {
+    let fit = fit(src, &importance(given), max_q, Offsets::Any);
+    let (d, m) = (Half::from_f32(fit.scale), Half::from_f32(-fit.min));
+    (d, m, Affine { scale: d.to_f32(), min: -m.to_f32() }.quants(src, max_q))
+}
+
+/// The best scale and offset for quants of `0..=max_q`.
+pub(super) fn fit<const N: usize>(src: &[f32; N], importance: &[f32; N], max_q: u8, offsets: Offsets) -> Affine {
+    let (least, most) = min_max(src);
+    let least = if offsets.allow(-least) { least } else { 0.0 };
+    if most <= least || (most - least).is_nan() {
+        return Affine { scale: 0.0, min: -least };
+    }
+    let mut best = Affine { scale: (most - least) / f32::from(max_q), min: -least };
+    let mut best_error = best.error(src, importance, &best.quants(src, max_q));
+    let mut improve = |trial: Affine| {
+        let q = trial.quants(src, max_q);
+        let fit = least_squares(src, importance, &q, offsets);
+        let error = fit.error(src, importance, &q);
+        let is_better = fit.scale > 0.0 && error < best_error;
+        if is_better {
+            (best, best_error) = (fit, error);
+        }
+        is_better.then_some(fit)
+    };
+    for trial in TRIALS {
+        let steps = f32::from(max_q) + TRIAL_STEP * f32::from(trial);
+        if steps >= 1.0 {
+            let mut next = improve(Affine { scale: (most - least) / steps, min: -least });
+            for _ in 0..TURNS {
+                next = next.and_then(&mut improve);
+            }
+        }
+    }
+    best
+}
+
+/// Minimizes `Σ importance · (scale · q - min - w)²`.
+#[inline(always)]
+fn least_squares<const N: usize>(src: &[f32; N], importance: &[f32; N], q: &[u8; N], offsets: Offsets) -> Affine {
+    let (mut n, mut sum_q, mut sum_qq, mut sum_w, mut sum_qw) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for ((&w, &k), &q) in src.iter().zip(importance).zip(q) {
+        let q = f32::from(q);
+        n += k;
+        sum_q += k * q;
+        sum_qq += k * q * q;
+        sum_w += k * w;
+        sum_qw += k * q * w;
+    }
+    let determinant = n * sum_qq - sum_q * sum_q;
+    if determinant <= 0.0 {
+        return Affine::default();
+    }
+    let scale = (n * sum_qw - sum_q * sum_w) / determinant;
+    let min = (sum_q * sum_qw - sum_qq * sum_w) / determinant;
+    if offsets.allow(min) { Affine { scale, min } } else { Affine { scale: sum_qw / sum_qq, min: 0.0 } }
+}
+
+/// A super-block of `S` sub-blocks, whose scales are multiples of `d`, and their offsets of `dmin`.
+pub(super) struct SuperBlock<const S: usize> {
+    pub d: Half,
+    pub scales: [u8; S],
+    pub dmin: Half,
+    pub mins: [u8; S],
+    pub q: [u8; LEN],
+    /// What is left of error.
+    error: f32,
+}
+
+/// Quantizes `S` sub-blocks of `N`, each with a scale and an offset up to `max_scale`, to quants of `0..=max_q`.
+pub(super) fn super_block<const N: usize, const S: usize>(
+    src: &[f32; LEN],
+    given: Option<&[f32; LEN]>,
+    max_q: u8,
+    max_scale: u8,
+) -> SuperBlock<S> {
+    let importance = importance(given);
+    let subs = Subs::<N>::new(src, &importance);
+    let fit = |i: usize| self::fit(&subs.src[i], &subs.importance_of(i), max_q, Offsets::NotNegative);
+    let fits: [Affine; S] = std::array::from_fn(fit);
+    let step = |numbers: [f32; S]| numbers.into_iter().fold(0.0, f32::max) / f32::from(max_scale);
+    let steps = [step(fits.map(|fit| fit.scale)), step(fits.map(|fit| fit.min))];
+    let mut best = integer_scales(subs, &fits, steps, max_q, max_scale);
+    for _ in 0..TURNS {
+        let next = integer_scales(subs, &fits, scales_of_scales(subs, &best), max_q, max_scale);
+        let is_better = next.error < best.error;
+        if !is_better {
+            break;
+        }
+        best = next;
+    }
+    best
+}
+
+/// With the multiples of `d` and `dmin` that leave the least error, of those around the fitted scales and offsets.
+fn integer_scales<const N: usize, const S: usize>(
+    subs: Subs<'_, N>,
+    fits: &[Affine; S],
+    [d, dmin]: [f32; 2],
+    max_q: u8,
+    max_scale: u8,
+) -> SuperBlock<S> {
+    let (d, dmin) = (Half::from_f32(d), Half::from_f32(dmin));
+    let mut found = SuperBlock { d, scales: [0; S], dmin, mins: [0; S], q: [0; LEN], error: 0.0 };
+    let around = |x: f32, step: Half| {
+        let nearest = (x * reciprocal(step.to_f32())).round() as u8;
+        [nearest, nearest.saturating_sub(1), nearest.saturating_add(1)].map(|scale| scale.min(max_scale))
+    };
+    for (i, fit) in fits.iter().enumerate() {
+        let importance = subs.importance_of(i);
+        let mut least = f32::INFINITY;
+        for scale in around(fit.scale, d) {
+            for min in around(fit.min, dmin) {
+                let sub = Affine { scale: d.to_f32() * f32::from(scale), min: dmin.to_f32() * f32::from(min) };
+                let q = sub.quants(&subs.src[i], max_q);
+                let error = sub.error(&subs.src[i], &importance, &q);
+                if error < least {
+                    (found.scales[i], found.mins[i], least) = (scale, min, error);
+                    found.q.as_chunks_mut::<N>().0[i] = q;
+                }
+            }
+        }
+        found.error += least;
+    }
+    found
+}
+
+/// The best `d` and `dmin` for the quants that there are now.
+fn scales_of_scales<const N: usize, const S: usize>(subs: Subs<'_, N>, now: &SuperBlock<S>) -> [f32; 2] {
+    // w = d · q - dmin · m
+    let (mut sum_qq, mut sum_qm, mut sum_mm, mut sum_wq, mut sum_wm) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for (i, q) in now.q.as_chunks::<N>().0.iter().enumerate() {
+        let (scale, m) = (f32::from(now.scales[i]), f32::from(now.mins[i]));
+        for ((&w, &k), &q) in subs.src[i].iter().zip(&subs.importance_of(i)).zip(q) {
+            let q = scale * f32::from(q);
+            sum_qq += k * q * q;
+            sum_qm += k * q * m;
+            sum_mm += k * m * m;
+            sum_wq += k * w * q;
+            sum_wm += k * w * m;
+        }
+    }
+    let determinant = sum_qq * sum_mm - sum_qm * sum_qm;
+    if determinant <= 0.0 {
+        return [sum_wq * reciprocal(sum_qq), 0.0];
+    }
+    let d = (sum_wq * sum_mm - sum_wm * sum_qm) / determinant;
+    let dmin = (sum_wq * sum_qm - sum_wm * sum_qq) / determinant;
+    [d, dmin]
+}

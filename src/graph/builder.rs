@@ -264,3 +264,10 @@ pub struct AttentionOptions {
     /// Source: Xiao et al., <https://arxiv.org/abs/2309.17453>; learned as in gpt-oss, <https://arxiv.org/abs/2508.10925>.
     pub sinks: Option<&'static str>,
 }
+
+impl AttentionOptions {
+    /// Over all positions, with this factor on q·k, and nothing else.
+    pub fn new(scale: f32) -> Self {
+        Self { scale, window: None, softcap: None, sinks: None }
+    }
+}

@@ -175,7 +175,7 @@ fn mean_square(x: &[f32]) -> f64 {
     x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / x.len() as f64
 }
 
-/// The tiny models that have f64 data, with llama.cpp's own error: it rounds activations to the format's companion.
+/// The tiny models, with llama.cpp's own error: it rounds activations to the format's companion.
 pub(crate) const TINY: &[(&str, f64)] = &[
     ("llama-f32", 1e-9),
     ("llama-f16", 1e-6),
@@ -188,5 +188,10 @@ pub(crate) const TINY: &[(&str, f64)] = &[
     ("llama-q4_k_s", 1e-3),
     ("llama-q5_k_s", 1e-3),
     ("llama-q6_k", 1e-3),
+    ("gemma2-q8_0", 1e-3),
     ("gemma3-q8_0", 1e-3),
+    ("phi3-q8_0", 1e-3),
+    ("qwen2-q8_0", 1e-3),
+    ("qwen3-q8_0", 1e-3),
+    ("smollm3-q8_0", 1e-3),
 ];

@@ -236,6 +236,10 @@ impl<'a> Fuser<'a> {
             (Some((q, q_eps)), Some((k, k_eps))) if q_eps == k_eps => Some(([q.clone(), k.clone()], *q_eps)),
             _ => return,
         };
+        // Norms over whole rows (OLMo 2's) are not the kernel's business.
+        if norms.iter().flat_map(|(weights, _)| weights).any(|weight| weight.shape[1] != spec.head_dim) {
+            return;
+        }
         // rope_kv binds q, k, v, rows, angles, y, keys, values, and the norms' weights.
         if self.max_bindings < 8 + usize::from(norms.is_some()) || !spec.head_dim.is_multiple_of(4) {
             return;

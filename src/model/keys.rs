@@ -110,6 +110,21 @@ impl<'a> Keys<'a> {
         Ok(layers)
     }
 
+    /// A boolean; `None` if the key is absent.
+    pub(super) fn opt_bool(&self, key: &str) -> Result<Option<bool>> {
+        self.metadata().opt_bool(&self.full(key))
+    }
+
+    /// An integer that has to be one of `known`, where the file has it.
+    pub(super) fn one_of(&self, key: &str, known: &[usize]) -> Result<()> {
+        match self.metadata().opt_usize(&self.full(key))? {
+            Some(n) if !known.contains(&n) => {
+                Err(self.bad(key, format!("one of {known:?} (others are not supported)"), n))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A string; `None` if the key is absent.
     pub(super) fn opt_str(&self, key: &str) -> Result<Option<&'a str>> {
         self.metadata().opt_str(&self.full(key))

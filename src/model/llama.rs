@@ -1,15 +1,18 @@
-//! Llama, and what is built like it (SmolLM2, Mistral, TinyLlama, …): RMSNorm, rotary grouped-query attention, SwiGLU.
+//! Llama, and what is built like it (SmolLM2, Mistral, TinyLlama, …): RMSNorm, rotary grouped-query attention, SwiGLU; and Mixtral,
+//! which has the same name in files and a mixture of experts in place of SwiGLU.
 //!
 //! Source: Touvron et al., <https://arxiv.org/abs/2302.13971>, section 2.2; Grattafiori et al.,
-//! <https://arxiv.org/abs/2407.21783>, section 3.2.
+//! <https://arxiv.org/abs/2407.21783>, section 3.2; Jiang et al., <https://arxiv.org/abs/2401.04088>, section 2.
 
 use super::config::Config;
+use super::experts::{self, Experts};
 use super::keys::Keys;
 use super::{blocks, rope};
 use crate::error::Result;
 use crate::graph::{Activation, AttentionOptions, GraphBuilder, RopeKind, Val};
 
 pub(super) fn build(keys: &Keys<'_>, c: &Config, g: &GraphBuilder<'_>) -> Result<Val> {
+    let experts = Experts::read_any(keys, c)?;
     let rope = g.rope(rope::scaled(keys, c, RopeKind::Norm)?);
     let scale = keys.opt_positive_or_zero("attention.scale")?.unwrap_or_else(|| blocks::head_scale(c));
     let options = AttentionOptions::new(scale);
@@ -23,7 +26,7 @@ pub(super) fn build(keys: &Keys<'_>, c: &Config, g: &GraphBuilder<'_>) -> Result
         x = b.add(x, b.matmul("attn_output", a, c.n_embd));
 
         let h = b.rms_norm("ffn_norm", x, c.rms_eps);
-        x = b.add(x, blocks::gated_ffn(b, c, h, Activation::Silu));
+        x = b.add(x, experts::ffn(b, c, experts, h, Activation::Silu));
     }
     Ok(blocks::output(g, c, x))
 }

@@ -100,6 +100,9 @@ fn yarn(keys: &Keys<'_>, c: &Config, rope: &mut Rope, base: f64, factor: f64) ->
         let slow = ((i as f64 - first) / (last - first).max(0.001)).clamp(0.0, 1.0);
         *inv_freq *= slow / factor + (1.0 - slow);
     }
-    rope.scale *= 1.0 + 0.1 * factor.max(1.0).ln() as f32;
+    // Models that sharpen scores by themselves say how much of it they do.
+    let done = f64::from(keys.opt_positive_or_zero("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0));
+    let sharpened = |much: f64| 1.0 + 0.1 * much * factor.max(1.0).ln();
+    rope.scale *= (sharpened(1.0) / sharpened(done)) as f32;
     Ok(())
 }

@@ -2,6 +2,8 @@
 //!
 //! Files are made from the tiny ones by changing a key or a tensor.
 
+mod families;
+
 use std::path::Path;
 
 use halfbyte::Error;

@@ -21,6 +21,6 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i
     let d = id.x * WG + i;
     if d < D {
         let at = id.y * D + d;
-        y[at] = act(gate[at]) * up[at];
+        y[at] = glu(gate[at], up[at]);
     }
 }

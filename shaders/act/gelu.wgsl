@@ -1,9 +1,9 @@
-//! gelu — the tanh form of GELU: 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
+//! gelu — the tanh form of GELU: 0.5 gate (1 + tanh(√(2/π) (gate + 0.044715 gate³))) · up
 //!
-//! exports  act
+//! exports  glu
 //! note     the argument is bounded: some GPUs compute tanh by exponentials, which overflow
 
-fn act(x: f32) -> f32 {
-    let u = 0.7978845608028654 * (x + 0.044715 * x * x * x);
-    return 0.5 * x * (1.0 + tanh(clamp(u, -15.0, 15.0)));
+fn glu(gate: f32, up: f32) -> f32 {
+    let u = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate);
+    return 0.5 * gate * (1.0 + tanh(clamp(u, -15.0, 15.0))) * up;
 }

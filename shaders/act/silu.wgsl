@@ -1,7 +1,7 @@
-//! silu — x · sigmoid(x)
+//! silu — gate · sigmoid(gate) · up
 //!
-//! exports  act
+//! exports  glu
 
-fn act(x: f32) -> f32 {
-    return x / (1.0 + exp(-x));
+fn glu(gate: f32, up: f32) -> f32 {
+    return gate / (1.0 + exp(-gate)) * up;
 }

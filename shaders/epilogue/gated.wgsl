@@ -9,5 +9,5 @@
 
 fn epilogue(t: u32, row: u32, v: vec2<f32>) {
     let s = v + bias2(row);
-    y[t * shape.y_stride + (shape.y_offset + row) / 2u] = act(s.x) * s.y;
+    y[t * shape.y_stride + (shape.y_offset + row) / 2u] = glu(s.x, s.y);
 }

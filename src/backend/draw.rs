@@ -109,7 +109,7 @@ impl Candidate {
         Self(u64::from(key(logit)) << 32 | u64::from(!id))
     }
 
-    fn id(self) -> u32 {
+    pub(crate) fn id(self) -> u32 {
         !(self.0 as u32)
     }
 

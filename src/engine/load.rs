@@ -13,7 +13,7 @@ use crate::backend::gpu::{AdapterKind, DeviceOptions};
 use crate::backend::{KvFormat, Limits, Memory, PAGE_LEN, Program, Progress, cpu, gpu};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::model::Model;
+use crate::model::{Config, Model};
 use crate::tokenizer::{self, Tokenizer};
 
 /// Positions of a context window when nobody says how many, and the model was trained for more.
@@ -124,9 +124,9 @@ impl Loaded {
     pub fn open(path: &Path, options: &EngineOptions, progress: Progress<'_>) -> Result<Loaded> {
         let start = Instant::now();
         let gguf = Gguf::open(path)?;
-        let model = Model::from_gguf(&gguf)?;
-        let n_ctx_train = model.config.n_ctx;
+        let n_ctx_train = Config::from_gguf(&gguf)?.n_ctx;
         let limits = limits(options, n_ctx_train)?;
+        let model = Model::for_context(&gguf, limits.n_ctx)?;
         let (tokenizer, compiled) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| tokenizer::from_gguf(&gguf));
             let compiled = compile(&model, limits, options, progress);

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use super::{Activation, AttentionSpec, Graph, KvShape, Op, Rope, Rows, Value, ValueId, WeightRef};
+use super::{Activation, AttentionSpec, Gating, Graph, KvShape, Op, Rope, Rows, Value, ValueId, WeightRef};
 use crate::error::{Error, Result};
 
 /// A handle on a value while the graph is being built: which one, and how its width is read.
@@ -134,6 +134,11 @@ impl<'a> GraphBuilder<'a> {
         self.push("output_rows.out".into(), Rows::Output, x.dims, Op::OutputRows { x: x.id })
     }
 
+    /// factor · x
+    pub fn scale(&self, x: Val, factor: f32) -> Val {
+        self.push(self.derived(x, "scale"), x.rows, x.dims, Op::Scale { x: x.id, factor })
+    }
+
     /// cap · tanh(x / cap)
     pub fn softcap(&self, x: Val, cap: f32) -> Val {
         self.push(self.derived(x, "softcap"), x.rows, x.dims, Op::Softcap { x: x.id, cap })
@@ -161,17 +166,27 @@ impl<'a> GraphBuilder<'a> {
     }
 
     fn weight(&self, name: &str, shape: [usize; 2]) -> WeightRef {
-        let expected = if shape[0] == 1 { vec![shape[1]] } else { shape.to_vec() };
-        let error = match (self.shapes)(name) {
-            None => Some(Error::MissingTensor { tensor: name.into() }),
-            // A vector, or a matrix of one row, is stored as [K] or as [1, K].
-            Some(found) if found == shape || found == expected => None,
-            Some(found) => Some(Error::TensorShape { tensor: name.into(), expected, found }),
-        };
-        if let Some(error) = error {
-            self.state.borrow_mut().error.get_or_insert(error);
-        }
+        // A vector, or a matrix of one row, is stored as [K] or as [1, K].
+        let short = if shape[0] == 1 { &shape[1..] } else { &shape[..] };
+        self.check(name, short, &shape);
         WeightRef { name: name.into(), rows: None, shape }
+    }
+
+    /// The matrices of all experts, one below the other.
+    fn expert_weight(&self, name: &str, shape: [usize; 3]) -> WeightRef {
+        self.check(name, &shape, &shape);
+        let [n_expert, m, k] = shape;
+        WeightRef { name: name.into(), rows: None, shape: [n_expert * m, k] }
+    }
+
+    /// Keeps an error if the file lacks a tensor, or has it in neither of two shapes.
+    fn check(&self, name: &str, expected: &[usize], other: &[usize]) {
+        let error = match (self.shapes)(name) {
+            None => Error::MissingTensor { tensor: name.into() },
+            Some(found) if found == expected || found == other => return,
+            Some(found) => Error::TensorShape { tensor: name.into(), expected: expected.into(), found },
+        };
+        self.state.borrow_mut().error.get_or_insert(error);
     }
 
     fn push(&self, name: String, rows: Rows, dims: [usize; 2], op: Op) -> Val {
@@ -237,6 +252,33 @@ impl Block<'_> {
         self.g.push(self.name("attn.out"), q.rows, [1, n_head * head_dim], Op::Attention { q: q.id, spec, sinks })
     }
 
+    /// Chooses `n_used` experts for each row by its logits `[T, E]`, see [`Op::Route`]: `[T, 2, U]`.
+    pub fn route(&self, logits: Val, n_used: usize, gating: Gating, scale: f32) -> Val {
+        assert!((1..=logits.width()).contains(&n_used), "route: {n_used} of {} experts", logits.width());
+        let op = Op::Route { x: logits.id, n_used, gating, scale };
+        self.g.push(self.name("ffn_moe_topk.out"), logits.rows, [2, n_used], op)
+    }
+
+    /// x · Wᵀ with the matrices `[n_out, K]` of the experts that `route` chose, with the bias `{name}.bias` where the file has it:
+    /// `[T, U, n_out]`. x is `[T, K]`, or `[T, U, K]` with one row an expert.
+    pub fn expert_matmul(&self, name: &str, x: Val, route: Val, n_expert: usize, n_out: usize) -> Val {
+        let ([n_x, k], [_, n_used]) = (x.dims, route.dims);
+        assert!(n_x == 1 || n_x == n_used, "expert_matmul: {n_x} rows of x for {n_used} experts");
+        let weight = self.g.expert_weight(&format!("{}.weight", self.name(name)), [n_expert, n_out, k]);
+        let bias = format!("{}.bias", self.name(name));
+        let bias = (self.g.shapes)(&bias).is_some().then(|| self.g.weight(&bias, [n_expert, n_out]));
+        let op = Op::ExpertMatMul { x: x.id, route: route.id, weight, bias, n_expert, n_used };
+        self.g.push(self.name(&format!("{name}.out")), x.rows, [n_used, n_out], op)
+    }
+
+    /// What the experts of a row gave, `[T, U, D]`, each times its weight, added up: `[T, D]`.
+    pub fn expert_sum(&self, x: Val, route: Val) -> Val {
+        let ([n_used, width], [_, routed]) = (x.dims, route.dims);
+        assert_eq!(n_used, routed, "expert_sum: one result an expert");
+        let op = Op::ExpertSum { x: x.id, route: route.id, n_used };
+        self.g.push(self.name("ffn_moe.out"), x.rows, [1, width], op)
+    }
+
     /// act(gate) · up
     pub fn gated(&self, gate: Val, up: Val, act: Activation) -> Val {
         assert_eq!(gate.width(), up.width(), "gated: shapes differ");
@@ -263,4 +305,11 @@ pub struct AttentionOptions {
     ///
     /// Source: Xiao et al., <https://arxiv.org/abs/2309.17453>; learned as in gpt-oss, <https://arxiv.org/abs/2508.10925>.
     pub sinks: Option<&'static str>,
+}
+
+impl AttentionOptions {
+    /// Over all positions, with this factor on q·k, and nothing else.
+    pub fn new(scale: f32) -> Self {
+        Self { scale, window: None, softcap: None, sinks: None }
+    }
 }

@@ -4,7 +4,8 @@
 //! ends compile the same graph. Every value is a matrix of f32 with one row per row of the step (or per row whose
 //! logits are wanted) and a fixed width; heads are a way of reading a width, not a layout.
 //!
-//! Shape letters: T rows in a step, N rows of output, D embedding, F feed-forward, H heads, Hkv, Dh, V vocabulary.
+//! Shape letters: T rows in a step, N rows of output, D embedding, F feed-forward, H heads, Hkv, Dh, E experts, U experts that
+//! are used for a row, V vocabulary.
 
 mod builder;
 mod text;
@@ -77,13 +78,25 @@ pub struct Rope {
     pub scale: f32,
 }
 
-/// Gated activation functions.
+/// Gated activation functions, of a gate g and what it lets through, u.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {
-    /// x · sigmoid(x)
+    /// g · sigmoid(g) · u
     Silu,
-    /// The tanh form of GELU: 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
+    /// The tanh form of GELU: 0.5 g (1 + tanh(√(2/π) (g + 0.044715 g³))) · u
     Gelu,
+    /// gpt-oss: g · sigmoid(1.702 g) · (u + 1), with g at most 7 and u within ±7.
+    SwigluOai,
+}
+
+/// What the weights of the experts that are used for a row are a softmax of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Gating {
+    /// The logits of those that are used: the weights of a row add up to 1. A softmax of all, divided by its sum over those
+    /// that are used, is the same.
+    Used,
+    /// The logits of all experts.
+    All,
 }
 
 /// How attention reads the KV cache. All in one place since both back ends need all of it.
@@ -160,6 +173,44 @@ pub enum Op {
         /// `[1, H]`: a logit for each head that takes part in the sum below the fraction of softmax, and weighs no value.
         sinks: Option<WeightRef>,
     },
+    /// The U experts with the largest logits, of equal ones those with the lowest numbers, and how much they weigh: `[T, 2·U]`,
+    /// first their numbers in descending order of logits, then their weights times `scale`.
+    ///
+    /// Source: Shazeer et al., <https://arxiv.org/abs/1701.06538>, section 2.1; Jiang et al., <https://arxiv.org/abs/2401.04088>.
+    Route {
+        /// `[T, E]`
+        x: ValueId,
+        /// U
+        n_used: usize,
+        /// What the weights are a softmax of.
+        gating: Gating,
+        /// Factor on the weights.
+        scale: f32,
+    },
+    /// y = x · Wᵀ (+ bias) with the matrices of the experts that a row uses: `[T, U·M]`. The others are not read.
+    ExpertMatMul {
+        /// `[T, K]` for all experts of a row, or `[T, U·K]`.
+        x: ValueId,
+        /// What [`Op::Route`] made.
+        route: ValueId,
+        /// `[E·M, K]`, expert by expert.
+        weight: WeightRef,
+        /// `[E, M]`
+        bias: Option<WeightRef>,
+        /// E
+        n_expert: usize,
+        /// U
+        n_used: usize,
+    },
+    /// The sum of what a row's experts gave, each times its weight: `[T, D]`.
+    ExpertSum {
+        /// `[T, U·D]`
+        x: ValueId,
+        /// What [`Op::Route`] made.
+        route: ValueId,
+        /// U
+        n_used: usize,
+    },
     /// act(gate) · up
     Gated {
         /// `[T, F]`
@@ -181,6 +232,13 @@ pub enum Op {
         /// `[T, D]`
         x: ValueId,
     },
+    /// factor · x
+    Scale {
+        /// `[N, V]`
+        x: ValueId,
+        /// The factor.
+        factor: f32,
+    },
     /// cap · tanh(x / cap)
     Softcap {
         /// `[N, V]`
@@ -198,10 +256,11 @@ impl Op {
             Op::RmsNorm { x, .. }
             | Op::MatMul { x, .. }
             | Op::Rope { x, .. }
+            | Op::Route { x, .. }
             | Op::OutputRows { x }
-            | Op::Softcap { x, .. } => {
-                vec![*x]
-            }
+            | Op::Scale { x, .. }
+            | Op::Softcap { x, .. } => vec![*x],
+            Op::ExpertMatMul { x, route, .. } | Op::ExpertSum { x, route, .. } => vec![*x, *route],
             Op::Attention { q, .. } => vec![*q],
             Op::StoreKv { k, v, .. } => vec![*k, *v],
             Op::Gated { gate, up, .. } => vec![*gate, *up],
@@ -214,7 +273,9 @@ impl Op {
         match self {
             Op::Embed { table, .. } => vec![table],
             Op::RmsNorm { weight, .. } => vec![weight],
-            Op::MatMul { weight, bias, .. } => std::iter::once(weight).chain(bias).collect(),
+            Op::MatMul { weight, bias, .. } | Op::ExpertMatMul { weight, bias, .. } => {
+                std::iter::once(weight).chain(bias).collect()
+            }
             Op::Attention { sinks, .. } => sinks.iter().collect(),
             _ => vec![],
         }

@@ -61,9 +61,20 @@ impl fmt::Display for Graph {
                     }
                     f.write_str(")")?;
                 }
+                Op::Route { x, n_used, gating, scale } => {
+                    write!(f, "route({}, {n_used} experts, softmax of {gating:?}) * {scale}", name(x))?;
+                }
+                Op::ExpertMatMul { x, route, weight, bias, n_expert, .. } => {
+                    write!(f, "expert_matmul({}, {}, {weight} of {n_expert} experts)", name(x), name(route))?;
+                    if let Some(bias) = bias {
+                        write!(f, " + {bias}")?;
+                    }
+                }
+                Op::ExpertSum { x, route, .. } => write!(f, "expert_sum({}, {})", name(x), name(route))?,
                 Op::Gated { gate, up, act } => write!(f, "{act:?}({}) * {}", name(gate), name(up))?,
                 Op::Add { a, b } => write!(f, "{} + {}", name(a), name(b))?,
                 Op::OutputRows { x } => write!(f, "output_rows({})", name(x))?,
+                Op::Scale { x, factor } => write!(f, "{} * {factor}", name(x))?,
                 Op::Softcap { x, cap } => write!(f, "softcap({}, {cap})", name(x))?,
             }
             writeln!(f)?;

@@ -1,60 +1,57 @@
-//! What several architectures share: rotary embeddings out of a file's keys, the gated feed-forward layer, the output.
+//! What several architectures share: q, k and v, sliding windows, feed-forward layers, the output.
+
+use std::ops::Range;
 
 use super::config::Config;
 use super::keys::Keys;
-use crate::error::{Error, Result};
-use crate::graph::{Activation, Block, GraphBuilder, Rope, RopeKind, Val};
+use crate::error::Result;
+use crate::graph::{Activation, Block, GraphBuilder, Val};
 
-/// The rotary embedding with this base frequency, divided by `factor` as linear position scaling does:
-/// pair i turns by `base^(-2i / n) / factor` radians a position, where n is `rope.dimension_count`.
-pub(super) fn rope(keys: &Keys<'_>, c: &Config, kind: RopeKind, base: f32, factor: f32) -> Result<Rope> {
-    let key = "rope.dimension_count";
-    let n = keys.opt_count(key, c.head_dim)?.unwrap_or(c.head_dim);
-    if !n.is_multiple_of(2) {
-        return Err(keys.bad(key, "an even number", n));
-    }
-    let (base, factor) = (f64::from(base), f64::from(factor));
-    let inv_freq = (0..n / 2).map(|i| base.powf(-2.0 * i as f64 / n as f64) / factor).collect();
-    Ok(Rope { kind, inv_freq, scale: 1.0 })
+/// q `[T, H, Dh]`, k and v `[T, Hkv, Dh]` out of three matrices, or out of one that holds the rows of all three.
+pub(super) fn qkv(b: &Block<'_>, c: &Config, h: Val) -> [Val; 3] {
+    let (n_q, n_kv) = (c.n_head * c.head_dim, c.n_head_kv * c.head_dim);
+    let n = n_q + 2 * n_kv;
+    let is_fused = b.has("attn_qkv");
+    let matmul = |name: &str, rows: Range<usize>, n_head: usize| {
+        let x = if is_fused { b.matmul_rows("attn_qkv", name, h, n, rows) } else { b.matmul(name, h, rows.len()) };
+        x.heads(n_head)
+    };
+    [
+        matmul("attn_q", 0..n_q, c.n_head),
+        matmul("attn_k", n_q..n_q + n_kv, c.n_head_kv),
+        matmul("attn_v", n_q + n_kv..n, c.n_head_kv),
+    ]
 }
 
-/// `rope.freq_base`, or what it is where a file does not say.
-pub(super) fn rope_base(keys: &Keys<'_>) -> Result<f32> {
-    Ok(keys.opt_positive("rope.freq_base")?.unwrap_or(10_000.0))
+/// 1 / √Dh, which scores of attention are scaled by where nothing else is said.
+pub(super) fn head_scale(c: &Config) -> f32 {
+    1.0 / (c.head_dim as f32).sqrt()
 }
 
-/// The factor of linear position scaling; 1 where a file has none.
-pub(super) fn rope_factor(keys: &Keys<'_>) -> Result<f32> {
-    match keys.opt_str("rope.scaling.type")? {
-        Some("none") => Ok(1.0),
-        None | Some("linear") => {
-            // The second key is the older one.
-            let factor = keys.opt_positive_or_zero("rope.scaling.factor")?;
-            Ok(factor.map_or_else(|| keys.opt_positive_or_zero("rope.scale_linear"), |f| Ok(Some(f)))?.unwrap_or(1.0))
-        }
-        Some(other) => Err(keys.bad("rope.scaling.type", "none or linear", other)),
-    }
+/// Which layers see no more than the last positions, and how many.
+pub(super) struct Windows {
+    len: Option<usize>,
+    layers: Vec<bool>,
 }
 
-/// Divides each frequency by its factor in the tensor `rope_freqs.weight`, where the file has it (Llama 3.1 and later).
-pub(super) fn apply_rope_freqs(keys: &Keys<'_>, rope: &mut Rope) -> Result<()> {
-    let tensor = "rope_freqs.weight";
-    let Some(weight) = keys.gguf().weight(tensor)? else { return Ok(()) };
-    let expected = vec![rope.inv_freq.len()];
-    if weight.shape != expected {
-        return Err(Error::TensorShape { tensor: tensor.into(), expected, found: weight.shape });
+impl Windows {
+    /// `attention.sliding_window`, in the layers that `attention.sliding_window_pattern` says: each by itself, or all but every
+    /// n-th. Without the key, n is `pattern`.
+    pub(super) fn read(keys: &Keys<'_>, c: &Config, pattern: usize) -> Result<Self> {
+        let len = keys.opt_count_or_zero("attention.sliding_window", i32::MAX as usize)?;
+        let layers = keys.pattern("attention.sliding_window_pattern", pattern, c.n_layer)?;
+        Ok(Self { len, layers })
     }
-    for (inv_freq, factor) in rope.inv_freq.iter_mut().zip(weight.to_f32()) {
-        if !(factor.is_finite() && factor > 0.0) {
-            return Err(Error::BadKey {
-                key: tensor.into(),
-                expected: "numbers above 0".into(),
-                found: factor.to_string(),
-            });
-        }
-        *inv_freq /= f64::from(factor);
+
+    /// The same, of `len` positions where the file has none.
+    pub(super) fn or(self, len: usize) -> Self {
+        Self { len: self.len.or(Some(len)), ..self }
     }
-    Ok(())
+
+    /// The window of layer `il`.
+    pub(super) fn of(&self, il: usize) -> Option<usize> {
+        self.len.filter(|_| self.layers[il])
+    }
 }
 
 /// act(h · Wgateᵀ) · (h · Wupᵀ), projected down: `[T, D]`.
@@ -64,9 +61,21 @@ pub(super) fn gated_ffn(b: &Block<'_>, c: &Config, h: Val, act: Activation) -> V
     b.matmul("ffn_down", b.gated(gate, up, act), c.n_embd)
 }
 
+/// The same, where the rows of gate and up are one matrix, `ffn_up`.
+pub(super) fn fused_gated_ffn(b: &Block<'_>, c: &Config, h: Val, act: Activation) -> Val {
+    let gate = b.matmul_rows("ffn_up", "ffn_gate", h, 2 * c.n_ff, 0..c.n_ff); // [T, F]
+    let up = b.matmul_rows("ffn_up", "ffn_up", h, 2 * c.n_ff, c.n_ff..2 * c.n_ff); // [T, F]
+    b.matmul("ffn_down", b.gated(gate, up, act), c.n_embd)
+}
+
 /// Logits `[N, V]` of the rows that are wanted: only these go through the last norm and the output matrix, which is the
 /// embedding table where the file has none of its own.
 pub(super) fn output(g: &GraphBuilder<'_>, c: &Config, x: Val) -> Val {
-    let h = g.rms_norm("output_norm", g.output_rows(x), c.rms_eps); // [N, D]
+    output_with(g, c, x, c.rms_eps)
+}
+
+/// The same, with what the norm adds to the mean of squares.
+pub(super) fn output_with(g: &GraphBuilder<'_>, c: &Config, x: Val, eps: f32) -> Val {
+    let h = g.rms_norm("output_norm", g.output_rows(x), eps); // [N, D]
     if g.has("output") { g.matmul("output", h, c.n_vocab) } else { g.matmul_tied("output", h, c.n_vocab, "token_embd") }
 }

@@ -1,7 +1,9 @@
 //! The hyper-parameters that all architectures have. What only one of them has, its own file reads.
 
+use super::Architecture;
 use super::keys::{Keys, MAX_WIDTH};
 use crate::error::{Error, Result};
+use crate::gguf::Gguf;
 
 /// Sizes of a model, all of them checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +33,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// The hyper-parameters of a file.
+    ///
+    /// # Errors
+    /// If its architecture is unknown, or a key is missing or makes no sense.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        Self::read(&Keys::new(gguf, Architecture::of(gguf)?.name))
+    }
+
     /// Reads and checks all of it.
     pub(super) fn read(keys: &Keys<'_>) -> Result<Self> {
         let gguf = keys.gguf();

@@ -3,9 +3,10 @@
 //!
 //! Source: Gemma Team, <https://arxiv.org/abs/2503.19786>, section 2. GGUF's norm weights have Gemma's "1 +" added.
 
-use super::blocks;
+use super::blocks::{self, Windows};
 use super::config::Config;
-use super::keys::{Keys, MAX_WIDTH};
+use super::keys::Keys;
+use super::rope;
 use crate::error::Result;
 use crate::graph::{Activation, AttentionOptions, GraphBuilder, RopeKind, Val};
 
@@ -15,28 +16,23 @@ const PATTERN: usize = 6;
 const N_LAYER_27B: usize = 62;
 
 pub(super) fn build(keys: &Keys<'_>, c: &Config, g: &GraphBuilder<'_>) -> Result<Val> {
-    let window = keys.opt_count_or_zero("attention.sliding_window", i32::MAX as usize)?;
-    let pattern = keys.opt_count("attention.sliding_window_pattern", MAX_WIDTH)?.unwrap_or(PATTERN);
+    let windows = Windows::read(keys, c, PATTERN)?;
     let local_base = keys.opt_positive("rope.freq_base_swa")?.unwrap_or(10_000.0);
-    let local_rope = g.rope(blocks::rope(keys, c, RopeKind::Neox, local_base, 1.0)?);
-    let (global_base, factor) = (blocks::rope_base(keys)?, blocks::rope_factor(keys)?);
-    let global_rope = g.rope(blocks::rope(keys, c, RopeKind::Neox, global_base, factor)?);
+    let local_rope = g.rope(rope::plain(keys, c, RopeKind::Neox, local_base)?);
+    let global_rope = g.rope(rope::scaled(keys, c, RopeKind::Neox)?);
     let scale_len = if c.n_layer == N_LAYER_27B { c.n_embd / c.n_head } else { c.head_dim };
-    let scale = 1.0 / (scale_len as f32).sqrt();
-    let (n_q, n_kv) = (c.n_head * c.head_dim, c.n_head_kv * c.head_dim);
+    let options = AttentionOptions::new(1.0 / (scale_len as f32).sqrt());
 
     let mut x = g.embed("token_embd", c.n_vocab, c.n_embd, (c.n_embd as f32).sqrt()); // [T, D]
     for il in 0..c.n_layer {
         let b = &g.block(il);
-        let window = window.filter(|_| il % pattern != pattern - 1);
+        let window = windows.of(il);
         let rope = if window.is_some() { local_rope } else { global_rope };
         let h = b.rms_norm("attn_norm", x, c.rms_eps); // [T, D]
-        let q = b.matmul("attn_q", h, n_q).heads(c.n_head); // [T, H, Dh]
-        let k = b.matmul("attn_k", h, n_kv).heads(c.n_head_kv); // [T, Hkv, Dh]
-        let v = b.matmul("attn_v", h, n_kv).heads(c.n_head_kv); // [T, Hkv, Dh]
+        let [q, k, v] = blocks::qkv(b, c, h);
         let q = b.rope(b.rms_norm("attn_q_norm", q, c.rms_eps), rope);
         let k = b.rope(b.rms_norm("attn_k_norm", k, c.rms_eps), rope);
-        let a = b.attention(q, k, v, AttentionOptions { scale, window, softcap: None, sinks: None });
+        let a = b.attention(q, k, v, AttentionOptions { window, ..options });
         let a = b.matmul("attn_output", a, c.n_embd);
         x = b.add(x, b.rms_norm("post_attention_norm", a, c.rms_eps));
 

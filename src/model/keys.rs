@@ -4,7 +4,7 @@
 //! getter says what it takes, and everything else is an error that names the key.
 
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, Metadata};
+use crate::gguf::{Gguf, Metadata, Value};
 
 /// No real model comes near this width, and the product of two of them still fits 64 bits.
 pub(super) const MAX_WIDTH: usize = 1 << 24;
@@ -13,11 +13,22 @@ pub(super) const MAX_WIDTH: usize = 1 << 24;
 pub(super) struct Keys<'a> {
     gguf: &'a Gguf,
     arch: &'static str,
+    n_ctx: usize,
 }
 
 impl<'a> Keys<'a> {
     pub(super) fn new(gguf: &'a Gguf, arch: &'static str) -> Self {
-        Self { gguf, arch }
+        Self { gguf, arch, n_ctx: 0 }
+    }
+
+    /// The same, for a graph over contexts of `n_ctx` positions.
+    pub(super) fn for_context(self, n_ctx: usize) -> Self {
+        Self { n_ctx, ..self }
+    }
+
+    /// Positions in the contexts that the graph is for.
+    pub(super) fn n_ctx(&self) -> usize {
+        self.n_ctx
     }
 
     /// The prefix.
@@ -85,11 +96,32 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Fails if `key` is there with another value than 0: what it counts is not supported.
-    pub(super) fn absent_or_zero(&self, key: &str) -> Result<()> {
+    /// Whether something is so in each layer: in all but every n-th, or layer by layer. Without the key, n is `default`.
+    pub(super) fn pattern(&self, key: &str, default: usize, n_layer: usize) -> Result<Vec<bool>> {
+        let full = self.full(key);
+        if !matches!(self.metadata().get(&full), Some(Value::Array(_))) {
+            let n = self.opt_count(key, MAX_WIDTH)?.unwrap_or(default);
+            return Ok((1..=n_layer).map(|i| !i.is_multiple_of(n)).collect());
+        }
+        let layers = self.metadata().bools(&full)?;
+        if layers.len() != n_layer {
+            return Err(self.bad(key, format!("{n_layer} layers"), layers.len()));
+        }
+        Ok(layers)
+    }
+
+    /// A boolean; `None` if the key is absent.
+    pub(super) fn opt_bool(&self, key: &str) -> Result<Option<bool>> {
+        self.metadata().opt_bool(&self.full(key))
+    }
+
+    /// An integer that has to be one of `known`, where the file has it.
+    pub(super) fn one_of(&self, key: &str, known: &[usize]) -> Result<()> {
         match self.metadata().opt_usize(&self.full(key))? {
-            None | Some(0) => Ok(()),
-            Some(n) => Err(self.bad(key, "0 (more is not supported)", n)),
+            Some(n) if !known.contains(&n) => {
+                Err(self.bad(key, format!("one of {known:?} (others are not supported)"), n))
+            }
+            _ => Ok(()),
         }
     }
 

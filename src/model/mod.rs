@@ -6,9 +6,20 @@
 
 mod blocks;
 mod config;
+mod experts;
+mod gemma;
+mod gemma2;
 mod gemma3;
+mod gpt_oss;
+mod granite;
 mod keys;
 mod llama;
+mod olmo2;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod rope;
+mod smollm3;
 
 use std::collections::HashMap;
 
@@ -25,9 +36,33 @@ struct Architecture {
     build: fn(&Keys<'_>, &Config, &GraphBuilder<'_>) -> Result<Val>,
 }
 
+impl Architecture {
+    /// That of a file.
+    fn of(gguf: &Gguf) -> Result<&'static Self> {
+        let name = gguf.metadata().str("general.architecture")?;
+        ARCHITECTURES
+            .iter()
+            .find(|a| a.name == name)
+            .ok_or_else(|| Error::UnsupportedArchitecture { found: name.into(), known: architectures().collect() })
+    }
+}
+
 /// Every supported architecture.
-static ARCHITECTURES: &[Architecture] =
-    &[Architecture { name: "gemma3", build: gemma3::build }, Architecture { name: "llama", build: llama::build }];
+static ARCHITECTURES: &[Architecture] = &[
+    Architecture { name: "gemma", build: gemma::build },
+    Architecture { name: "gemma2", build: gemma2::build },
+    Architecture { name: "gemma3", build: gemma3::build },
+    Architecture { name: "gpt-oss", build: gpt_oss::build },
+    Architecture { name: "granite", build: granite::build },
+    Architecture { name: "granitemoe", build: granite::build },
+    Architecture { name: "llama", build: llama::build },
+    Architecture { name: "olmo2", build: olmo2::build },
+    Architecture { name: "phi3", build: phi3::build },
+    Architecture { name: "qwen2", build: qwen2::build },
+    Architecture { name: "qwen3", build: qwen3::build },
+    Architecture { name: "qwen3moe", build: qwen3::build },
+    Architecture { name: "smollm3", build: smollm3::build },
+];
 
 /// GGUF's names of the supported architectures.
 pub fn architectures() -> impl Iterator<Item = &'static str> {
@@ -46,19 +81,29 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads the hyper-parameters, builds the graph, and finds its weights, none of which is copied.
+    /// Reads the hyper-parameters, builds the graph, and finds its weights, none of which is copied. The graph is for
+    /// contexts as long as the model was trained on.
     ///
     /// # Errors
     /// If the architecture is unknown, a key or a tensor is missing or makes no sense, or a tensor has a format that
     /// halfbyte does not compute with.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
-        let arch = gguf.metadata().str("general.architecture")?;
-        let architecture = ARCHITECTURES
-            .iter()
-            .find(|a| a.name == arch)
-            .ok_or_else(|| Error::UnsupportedArchitecture { found: arch.into(), known: architectures().collect() })?;
+        Self::build(gguf, None)
+    }
+
+    /// The same for contexts of `n_ctx` positions, which models with LongRoPE have other frequencies for.
+    ///
+    /// # Errors
+    /// As [`from_gguf`](Self::from_gguf).
+    pub fn for_context(gguf: &Gguf, n_ctx: usize) -> Result<Self> {
+        Self::build(gguf, Some(n_ctx))
+    }
+
+    fn build(gguf: &Gguf, n_ctx: Option<usize>) -> Result<Self> {
+        let architecture = Architecture::of(gguf)?;
         let keys = Keys::new(gguf, architecture.name);
         let config = Config::read(&keys)?;
+        let keys = keys.for_context(n_ctx.unwrap_or(config.n_ctx));
         let shapes = |name: &str| gguf.tensor(name).map(|t| t.shape.clone());
         let builder = GraphBuilder::new(architecture.name, &shapes);
         let logits = (architecture.build)(&keys, &config, &builder)?;

@@ -92,7 +92,7 @@ fn tiny_models_are_golden() {
 }
 
 /// Runs a check of single ops with all kernels: with what compiles them, and their limit.
-fn check_op(check: impl Fn(ops::Compile<'_>, f64)) {
+pub(crate) fn check_op(check: impl Fn(ops::Compile<'_>, f64)) {
     for (kernels, limit) in all_kernels(OP_NMSE, FAST_OP_NMSE) {
         let options = Options { threads: 2, keep_tensors: true, kernels, kv: KvFormat::F32 };
         let compile = |graph: &Graph, weights: &dyn Weights, limits: Limits| -> Box<dyn Program> {

@@ -175,7 +175,7 @@ fn mean_square(x: &[f32]) -> f64 {
     x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / x.len() as f64
 }
 
-/// The tiny models that have f64 data, with llama.cpp's own error: it rounds activations to the format's companion.
+/// The tiny models, with llama.cpp's own error: it rounds activations to the format's companion.
 pub(crate) const TINY: &[(&str, f64)] = &[
     ("llama-f32", 1e-9),
     ("llama-f16", 1e-6),
@@ -193,5 +193,23 @@ pub(crate) const TINY: &[(&str, f64)] = &[
     ("llama-iq4_nl", 1e-3),
     ("llama-iq4_xs", 1e-3),
     ("llama-mxfp4_moe", 1e-3),
+    ("gemma-f32", 1e-9),
+    ("gemma2-q8_0", 1e-3),
     ("gemma3-q8_0", 1e-3),
+    ("gpt-oss-f32", 1e-9),
+    ("granite-f32", 1e-9),
+    ("granitemoe-f32", 1e-9),
+    ("llama-freqs", 1e-9),
+    ("llama-linear", 1e-9),
+    ("llama-yarn", 1e-9),
+    ("mixtral-q8_0", 1e-3),
+    ("olmo2-f32", 1e-9),
+    ("olmo2-window", 1e-9),
+    ("phi3-long", 1e-9),
+    ("phi3-q8_0", 1e-3),
+    ("qwen2-q8_0", 1e-3),
+    ("qwen3-q8_0", 1e-3),
+    ("qwen3moe-q8_0", 1e-3),
+    ("smollm3-f32", 1e-9),
+    ("smollm3-q8_0", 1e-3),
 ];

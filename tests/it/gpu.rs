@@ -100,7 +100,7 @@ fn on_cpu(graph: &Graph, weights: &Made, limits: Limits) -> cpu::CpuProgram {
 }
 
 /// Runs rows with tokens 0.. of one sequence at positions `from`.. and returns the logits of all.
-fn logits(program: &mut dyn Program, n: usize, from: usize) -> Vec<f32> {
+pub(crate) fn logits(program: &mut dyn Program, n: usize, from: usize) -> Vec<f32> {
     let pages: Vec<u32> = (0..16).map(|p| (p * 7 + 3) % 16).collect();
     let n_vocab = program.graph().n_vocab;
     let rows: Vec<Row> = (0..n).map(|i| Row { token: (i % n_vocab) as u32, pos: (from + i) as u32, seq: 0 }).collect();
@@ -113,7 +113,7 @@ fn logits(program: &mut dyn Program, n: usize, from: usize) -> Vec<f32> {
 }
 
 #[track_caller]
-fn assert_close(what: &str, found: &[f32], expected: &[f32], limit: f64) {
+pub(crate) fn assert_close(what: &str, found: &[f32], expected: &[f32], limit: f64) {
     let expected: Vec<f64> = expected.iter().map(|&e| f64::from(e)).collect();
     let error = nmse(found, &expected);
     let worst = found
@@ -126,7 +126,7 @@ fn assert_close(what: &str, found: &[f32], expected: &[f32], limit: f64) {
 }
 
 /// Everything in f32, whatever the adapter could do with less.
-fn in_f32() -> gpu::Options {
+pub(crate) fn in_f32() -> gpu::Options {
     let mut options = gpu::Options { kv: gpu::KvFormat::F32, ..Default::default() };
     options.device.matrices = gpu::Matrices::Off;
     options.device.dp4a = Some(false);
@@ -134,7 +134,7 @@ fn in_f32() -> gpu::Options {
 }
 
 /// The variants of every kernel that this adapter can run.
-fn variants() -> Vec<(&'static str, gpu::Options)> {
+pub(crate) fn variants() -> Vec<(&'static str, gpu::Options)> {
     let all = gpu::Options { keep_tensors: true, ..in_f32() };
     let plain = gpu::Options { fuse: false, ..all.clone() };
     let mut bare = gpu::Options { kv: gpu::KvFormat::F16, ..all.clone() };
@@ -160,7 +160,7 @@ fn variants() -> Vec<(&'static str, gpu::Options)> {
 }
 
 /// Error of a variant.
-fn limit(options: &gpu::Options) -> f64 {
+pub(crate) fn limit(options: &gpu::Options) -> f64 {
     match options {
         gpu::Options { kv: gpu::KvFormat::F16, .. } => NMSE_F16,
         gpu::Options { device: gpu::DeviceOptions { dp4a: Some(true), .. }, .. } => NMSE_BYTES,

@@ -33,7 +33,7 @@ pub(crate) fn format(name: &str) -> &'static Format {
 
 impl Tables {
     /// A weight near to `numbers`; gives what it really holds.
-    fn add(&mut self, name: &str, shape: &[usize], format: &'static Format, numbers: &[f32]) -> Vec<f32> {
+    pub(crate) fn add(&mut self, name: &str, shape: &[usize], format: &'static Format, numbers: &[f32]) -> Vec<f32> {
         let mut bytes = vec![0; format.bytes(numbers.len())];
         (format.quantize)(numbers, None, &mut bytes);
         let weight = Weight { shape: shape.to_vec(), format, bytes: SharedBytes::new(Arc::new(bytes)) };
@@ -43,12 +43,12 @@ impl Tables {
     }
 
     /// A table `[n, width]` in F32, whose rows are the inputs of a case.
-    fn input(&mut self, name: &str, n: usize, width: usize, numbers: &mut Numbers) -> Vec<f32> {
+    pub(crate) fn input(&mut self, name: &str, n: usize, width: usize, numbers: &mut Numbers) -> Vec<f32> {
         self.add(&format!("{name}.weight"), &[n, width], format("F32"), &numbers.f32s(n * width))
     }
 
     /// Runs `rows` through the op that `build` makes, and gives its value. `n_vocab` is that of the inputs.
-    fn run(
+    pub(crate) fn run(
         &mut self,
         compile: Compile<'_>,
         n_vocab: usize,
@@ -86,20 +86,20 @@ impl Tables {
 }
 
 /// T rows with the tokens 0, 1, …, of one sequence.
-fn step_of(n: usize) -> Vec<Row> {
+pub(crate) fn step_of(n: usize) -> Vec<Row> {
     (0..n as u32).map(|i| Row { token: i, pos: i, seq: 0 }).collect()
 }
 
-fn pages_for(n_ctx: usize) -> Vec<u32> {
+pub(crate) fn pages_for(n_ctx: usize) -> Vec<u32> {
     (0..n_ctx.div_ceil(PAGE_LEN) as u32).collect()
 }
 
-fn assert_near(what: &str, found: &[f32], expected: &[f64], limit: f64) {
+pub(crate) fn assert_near(what: &str, found: &[f32], expected: &[f64], limit: f64) {
     let error = nmse(found, expected);
     assert!(error <= limit, "{what}: nmse {error:.1e} (limit {limit:.0e})");
 }
 
-fn f64s(x: &[f32]) -> Vec<f64> {
+pub(crate) fn f64s(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
 
@@ -281,7 +281,7 @@ pub(crate) fn check_attention(compile: Compile<'_>, case: AttentionCase, seed: u
     assert_near(&format!("attention {case:?}"), &found, &expected, limit);
 }
 
-/// gated, add and softcap: number by number.
+/// gated, add, scale and softcap: number by number.
 pub(crate) fn check_elementwise(compile: Compile<'_>, t: usize, width: usize, seed: u64, limit: f64) {
     let mut numbers = Numbers(seed);
     let mut tables = Tables::default();
@@ -289,7 +289,7 @@ pub(crate) fn check_elementwise(compile: Compile<'_>, t: usize, width: usize, se
     let b = f64s(&tables.input("b", t, width, &mut numbers));
     type Build = fn(&GraphBuilder<'_>, Val, Val) -> Val;
     type Formula = fn(f64, f64) -> f64;
-    let cases: [(&str, Build, Formula); 4] = [
+    let cases: [(&str, Build, Formula); 6] = [
         ("silu", |g, a, b| g.block(0).gated(a, b, Activation::Silu), |a, b| a / (1.0 + (-a).exp()) * b),
         (
             "gelu",
@@ -299,7 +299,13 @@ pub(crate) fn check_elementwise(compile: Compile<'_>, t: usize, width: usize, se
                 0.5 * a * (1.0 + inner.tanh()) * b
             },
         ),
+        (
+            "swiglu_oai",
+            |g, a, b| g.block(0).gated(a, b, Activation::SwigluOai),
+            |a, b| a.min(7.0) / (1.0 + (-1.702 * a.min(7.0)).exp()) * (b.clamp(-7.0, 7.0) + 1.0),
+        ),
         ("add", |g, a, b| g.add(a, b), |a, b| a + b),
+        ("scale", |g, a, _| g.scale(a, -1.5), |a, _| -1.5 * a),
         ("softcap", |g, a, _| g.softcap(a, 30.0), |a, _| 30.0 * (a / 30.0).tanh()),
     ];
     for (name, build, formula) in cases {

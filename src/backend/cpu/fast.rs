@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::experts;
 use super::simd::activations::Activations;
 use super::simd::attention::{self, Block, Inputs, Partial, Whole};
 use super::simd::{self, Input, Isa, elementwise, gemm};
@@ -22,30 +23,32 @@ const COLUMNS: usize = 16;
 /// Tasks for each thread in a product with several rows, at least.
 const TASKS: usize = 4;
 /// Rows with which a product goes by way of a panel; fewer are multiplied one by one.
-const GEMM_ROWS: usize = 9;
+pub(super) const GEMM_ROWS: usize = 9;
 
 /// What the kernels keep between ops.
 pub(super) struct Fast {
     pub(super) isa: Isa,
     rounded: Activations,
-    packed: gemm::Packed,
+    pub(super) packed: gemm::Packed,
+    pub(super) experts: experts::Scratch,
     /// What attention makes of chunks.
     partials: Vec<f32>,
-    threads: usize,
+    pub(super) threads: usize,
     /// For each group its tasks in a step of one row.
     tasks: Vec<Vec<Task>>,
 }
 
 /// Columns of the outputs of a group; of an op behind the products, and so of all of them, if there is one.
-type Task = Vec<(usize, Range<usize>)>;
+pub(super) type Task = Vec<(usize, Range<usize>)>;
 
 impl Fast {
     pub(super) fn new(isa: Isa, graph: &Graph, groups: &[Vec<usize>], threads: usize) -> Self {
-        let tasks = groups.iter().map(|group| tasks(&widths(graph, group), shares(threads)));
+        let tasks = groups.iter().map(|group| one_row_tasks(&widths(graph, group), threads));
         Self {
             isa,
             rounded: Activations::default(),
             packed: gemm::Packed::default(),
+            experts: experts::Scratch::default(),
             partials: Vec::new(),
             threads,
             tasks: tasks.collect(),
@@ -53,14 +56,15 @@ impl Fast {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.rounded.bytes() + self.packed.bytes() + size_of_val(&self.partials[..])
+        self.rounded.bytes() + self.packed.bytes() + self.experts.bytes() + size_of_val(&self.partials[..])
     }
 }
 
 /// Scratch numbers that a task needs at most.
 pub(super) fn scratch_len(graph: &Graph, isa: Isa) -> usize {
     let needs = graph.ops.iter().map(|op| match op {
-        Op::MatMul { weight: WeightRef { shape: [_, k], .. }, .. } => {
+        Op::MatMul { weight: WeightRef { shape: [_, k], .. }, .. }
+        | Op::ExpertMatMul { weight: WeightRef { shape: [_, k], .. }, .. } => {
             simd::matvec_scratch_len(*k).max(gemm::scratch_len(isa, *k))
         }
         Op::Attention { spec, .. } => attention::scratch_len(spec),
@@ -70,14 +74,17 @@ pub(super) fn scratch_len(graph: &Graph, isa: Isa) -> usize {
 }
 
 /// The ops of a graph in groups that run as one, in an order in which they can: products of one input together, and an
-/// op behind them that takes their numbers one by one.
+/// op behind them that takes their numbers one by one; products of one input with experts together.
 pub(super) fn groups(graph: &Graph) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut group_of_input = vec![None; graph.ops.len()];
+    let mut experts_of_input = vec![None; graph.ops.len()];
     let mut group_of = vec![0; graph.ops.len()];
     for (i, op) in graph.ops.iter().enumerate() {
         let joined = match op {
             Op::MatMul { x, .. } => *group_of_input[x.index()].get_or_insert(groups.len()),
+            // What goes to experts is routed once.
+            Op::ExpertMatMul { x, .. } => *experts_of_input[x.index()].get_or_insert(groups.len()),
             Op::Gated { gate: a, up: b, .. } | Op::Add { a, b } => {
                 let last = group_of[a.index()].max(group_of[b.index()]);
                 let joins = |&p: &usize| is_product(graph, p) && (p == a.index() || p == b.index());
@@ -110,6 +117,19 @@ fn widths(graph: &Graph, group: &[usize]) -> Vec<usize> {
 /// What each task gets of a whole: for each of the threads a share of each size.
 fn shares(threads: usize) -> impl Iterator<Item = usize> {
     SHARES.into_iter().flat_map(move |share| std::iter::repeat_n(threads * share, threads))
+}
+
+/// The tasks of a product with few rows, whose columns have `widths`, one matrix after the other.
+pub(super) fn one_row_tasks(widths: &[usize], threads: usize) -> Vec<Task> {
+    tasks(widths, shares(threads))
+}
+
+/// The tasks of a product with many rows.
+pub(super) fn even_tasks_for(isa: Isa, widths: &[usize], threads: usize) -> Vec<Task> {
+    let strip = gemm::strip(isa);
+    let n = widths.iter().map(|width| width.div_ceil(strip)).sum::<usize>();
+    // As many strips as leave each thread some tasks.
+    even_tasks(widths, strip * (n / (threads * TASKS)).max(1))
 }
 
 /// Cuts the columns of matrices that have `widths`, one matrix after the other, into tasks of whole / `part` columns.
@@ -170,11 +190,7 @@ impl CpuProgram {
         let input = Input { x, rounded };
         let of_many_rows;
         let tasks = if by_panel {
-            let (widths, strip) = (widths(graph, group), gemm::strip(isa));
-            let n = widths.iter().map(|width| width.div_ceil(strip)).sum::<usize>();
-            // As many strips as leave each thread some tasks.
-            let columns = strip * (n / (*threads * TASKS)).max(1);
-            of_many_rows = even_tasks(&widths, columns);
+            of_many_rows = even_tasks_for(isa, &widths(graph, group), *threads);
             &of_many_rows
         } else {
             &of_one_row[g]

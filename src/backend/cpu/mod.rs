@@ -5,6 +5,7 @@
 //! file is mapped.
 
 mod absence;
+mod experts;
 mod fast;
 mod multiversion;
 mod ops;
@@ -199,7 +200,7 @@ impl OpWeights {
         Ok(match op {
             Op::Embed { table, .. } => Self { matrix: Some(find(weights, table)?), vector: None },
             Op::RmsNorm { weight, .. } => Self { matrix: None, vector: vector(weight)? },
-            Op::MatMul { weight, bias, .. } => {
+            Op::MatMul { weight, bias, .. } | Op::ExpertMatMul { weight, bias, .. } => {
                 let bias = bias.as_ref().map_or(Ok(None), vector)?;
                 Self { matrix: Some(find(weights, weight)?), vector: bias }
             }
@@ -234,6 +235,7 @@ fn find(weights: &dyn Weights, wanted: &WeightRef) -> Result<Weight> {
 fn scratch_len(graph: &Graph, limits: &Limits, isa: Option<Isa>) -> usize {
     let needs = graph.ops.iter().map(|op| match op {
         Op::MatMul { weight, .. } => ops::matmul::PANEL * weight.shape[1],
+        Op::ExpertMatMul { weight, .. } => weight.shape[1],
         Op::Attention { .. } => limits.n_ctx,
         _ => 0,
     });
@@ -257,6 +259,7 @@ impl Program for CpuProgram {
             self.read_ahead.begin_group(g);
             match self.graph.ops[group[0]] {
                 Op::MatMul { .. } if self.fast.is_some() => self.run_products(g, group),
+                Op::ExpertMatMul { .. } if self.fast.is_some() => self.run_experts(group),
                 Op::Attention { .. } if self.fast.is_some() => self.run_attention(group[0], step),
                 _ => self.run_op(group[0], step),
             }
@@ -373,6 +376,33 @@ impl CpuProgram {
                     ops::attention::attention(spec, head, q, context, out, scratch);
                 });
             }
+            Op::Route { x, gating, scale, .. } => {
+                let (n_expert, x) = (graph.value(*x).width, values.get(*x));
+                pool.chunks(out, width, |t, out, _| {
+                    ops::route::route(&x[t * n_expert..][..n_expert], *gating, *scale, out);
+                });
+            }
+            Op::ExpertMatMul { x, route, n_expert, n_used, .. } => {
+                let matrix = weights.matrix();
+                let (k, m) = (matrix.row_len(), matrix.n_rows() / n_expert);
+                // A row of x serves one expert, or all.
+                let slots_each = n_used * k / graph.value(*x).width;
+                let (x, route) = (values.get(*x), values.get(*route));
+                pool.chunks(out, m, |slot, out, scratch| {
+                    let expert = route[slot / n_used * 2 * n_used + slot % n_used] as usize;
+                    let rows = expert * m..(expert + 1) * m;
+                    let bias = weights.vector.as_ref().map(|bias| &bias[rows.clone()]);
+                    let x = &x[slot / slots_each * k..][..k];
+                    ops::expert_matmul::expert_matmul(&matrix.rows(rows), bias, x, out, scratch);
+                });
+            }
+            Op::ExpertSum { x, route, n_used } => {
+                let (x, route) = (values.get(*x), values.get(*route));
+                pool.chunks(out, width, |t, out, _| {
+                    let weights = &route[(2 * t + 1) * n_used..][..*n_used];
+                    ops::expert_sum::expert_sum(&x[t * n_used * width..][..n_used * width], weights, out);
+                });
+            }
             Op::Gated { gate, up, act } => {
                 let (gate, up) = (values.get(*gate), values.get(*up));
                 one_by_one(pool, out, |range, out| match isa {
@@ -388,6 +418,10 @@ impl CpuProgram {
                 });
             }
             Op::OutputRows { x } => ops::output_rows::output_rows(values.get(*x), width, step.outputs, out),
+            Op::Scale { x, factor } => {
+                let x = values.get(*x);
+                one_by_one(pool, out, |range, out| ops::scale::scale(*factor, &x[range], out));
+            }
             Op::Softcap { x, cap } => {
                 let x = values.get(*x);
                 one_by_one(pool, out, |range, out| match isa {

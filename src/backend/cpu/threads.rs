@@ -368,7 +368,18 @@ impl<'a> Parts<'a> {
     pub(crate) unsafe fn columns(&self, which: usize, columns: Range<usize>) -> Columns<'a> {
         let (start, n_rows, width) = self.matrices[which];
         assert!(columns.end <= width, "columns {columns:?} of {width}");
-        Columns { start: start.get(), n_rows, width, columns, data: PhantomData }
+        Columns { start: start.get(), n_rows, width, columns, rows: None, data: PhantomData }
+    }
+
+    /// Columns of some rows of the matrix `which`, as if there were no others.
+    ///
+    /// # Safety
+    /// Nobody else uses these columns of these rows as long as they are used.
+    pub(crate) unsafe fn columns_of_rows(&self, which: usize, rows: &'a [u32], columns: Range<usize>) -> Columns<'a> {
+        // SAFETY: as the caller promises.
+        let all = unsafe { self.columns(which, columns) };
+        assert!(rows.iter().all(|&row| (row as usize) < all.n_rows), "rows {rows:?} of {}", all.n_rows);
+        Columns { n_rows: rows.len(), rows: Some(rows), ..all }
     }
 }
 
@@ -378,6 +389,8 @@ pub(crate) struct Columns<'a> {
     n_rows: usize,
     width: usize,
     columns: Range<usize>,
+    /// Which rows these are, if not the first ones.
+    rows: Option<&'a [u32]>,
     data: PhantomData<&'a mut f32>,
 }
 
@@ -398,7 +411,7 @@ impl Columns<'_> {
         assert!(t < self.n_rows, "row {t} of {}", self.n_rows);
         // SAFETY: in bounds by the assertion, and nobody else has these columns.
         unsafe {
-            let start = self.start.add(t * self.width + self.columns.start);
+            let start = self.start.add(self.place(t) * self.width + self.columns.start);
             std::slice::from_raw_parts_mut(start, self.columns.len())
         }
     }
@@ -408,7 +421,13 @@ impl Columns<'_> {
     pub(crate) fn set(&mut self, t: usize, m: usize, value: f32) {
         assert!(t < self.n_rows && self.columns.contains(&m), "[{t}, {m}] is not in columns {:?}", self.columns);
         // SAFETY: in bounds by the assertion, and `Pool::columns` gives each column to one task only.
-        unsafe { self.start.add(t * self.width + m).write(value) };
+        unsafe { self.start.add(self.place(t) * self.width + m).write(value) };
+    }
+
+    /// Where row t lies in the matrix.
+    #[inline(always)]
+    fn place(&self, t: usize) -> usize {
+        self.rows.map_or(t, |rows| rows[t] as usize)
     }
 }
 

@@ -16,8 +16,9 @@ use crate::graph::{Graph, KvShape};
 pub(crate) struct Cost {
     /// Multiply-adds for each row, and for each position that a row sees.
     ops: [u64; 2],
-    /// Bytes of weights: whatever the rows, and for each row.
+    /// Bytes of weights: whatever the rows, and for each row; and the most of the latter.
     weights: [u64; 2],
+    most_weights: u64,
     /// Bytes of keys and values: for each row, and for each position that a row sees.
     kv: [u64; 2],
     /// Bytes of tensors for each row.
@@ -43,6 +44,16 @@ pub(crate) struct Span<'a> {
     pub rows: &'a [Row],
 }
 
+/// Experts that a row uses, and that there are, if a call multiplies with experts.
+fn experts(call: &Call) -> Option<(u64, u64)> {
+    match call.grid {
+        Grid::Slots { n_used, n_expert, .. } | Grid::Tiles { n_used, n_expert, .. } => {
+            Some((u64::from(n_used), u64::from(n_expert)))
+        }
+        _ => None,
+    }
+}
+
 impl Cost {
     pub(crate) fn of(call: &Call, graph: &Graph, fused: &Fused, weights: &WeightMemory, kv: KvFormat) -> Self {
         let mut cost = Self::default();
@@ -57,6 +68,13 @@ impl Cost {
             if call.key.kernel == "embed" {
                 // Of a table in several parts, one has the row: the first one is charged for it.
                 cost.weights[1] = if part.rows.start == 0 { one } else { 0 };
+                cost.most_weights = u64::MAX;
+            } else if let Some((n_used, n_expert)) = experts(call) {
+                // Each row uses other experts, until all are used.
+                let all = (part.rows.len() * matrix.row_len()) as u64;
+                cost.most_weights = one * part.rows.len() as u64;
+                cost.weights[1] = cost.most_weights * n_used / n_expert;
+                cost.ops[0] = all * n_used / n_expert;
             } else {
                 cost.weights[0] = one * part.rows.len() as u64;
                 cost.ops[0] = (part.rows.len() * matrix.row_len()) as u64;
@@ -109,7 +127,7 @@ impl Cost {
     pub(crate) fn traffic(&self, span: Span<'_>) -> Traffic {
         let n = span.n as u64;
         Traffic {
-            weights: self.weights[0] + self.weights[1] * n,
+            weights: self.weights[0] + (self.weights[1] * n).min(self.most_weights),
             kv: self.kv[0] * n + self.kv[1] * self.seen(span),
             tensors: self.tensors * n,
         }

@@ -2,12 +2,13 @@
 //!
 //! What is fused, and why: q, k, v of one format become one stacked matrix, since GPUs run the dispatches of a pass one
 //! after another; head norms, RoPE and the KV store one kernel over heads; gate and up one interleaved matrix whose
-//! epilogue applies the activation; a residual is added by the matmul or the norm before it. Nothing is fused when
+//! epilogue applies the activation, those of experts as well; a residual is added by the matmul, the norm or the sum over experts
+//! before it. Nothing is fused when
 //! tensors are to be kept, so that each value of the graph exists.
 
 use super::fold::Fold;
 use super::memory::{MatrixRef, Order};
-use crate::graph::{Activation, AttentionSpec, Graph, Op, Rows, ValueId, WeightRef};
+use crate::graph::{Activation, AttentionSpec, Gating, Graph, Op, Rows, ValueId, WeightRef};
 
 /// A value, or a piece of a wider one: element `(t, i)` lies at `t · stride + offset + i`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +94,15 @@ pub(crate) enum Node {
         act: Activation,
         y: usize,
     },
+    Route(Route),
+    ExpertMatMul(ExpertMatMul),
+    ExpertSum {
+        x: usize,
+        route: usize,
+        n_used: usize,
+        residual: Option<usize>,
+        y: usize,
+    },
     Add {
         a: usize,
         b: usize,
@@ -102,11 +112,40 @@ pub(crate) enum Node {
         x: usize,
         y: usize,
     },
+    Scale {
+        x: usize,
+        factor: f32,
+        y: usize,
+    },
     Softcap {
         x: usize,
         cap: f32,
         y: usize,
     },
+}
+
+/// A choice of experts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Route {
+    pub x: usize,
+    pub n_used: usize,
+    pub gating: Gating,
+    pub scale: f32,
+    pub y: usize,
+}
+
+/// A product with experts, or one with gate and up by turns and their activation.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ExpertMatMul {
+    pub x: usize,
+    pub route: usize,
+    /// `[E·M, K]`
+    pub matrix: MatrixRef,
+    pub bias: Vec<WeightRef>,
+    pub act: Option<Activation>,
+    pub n_expert: usize,
+    pub n_used: usize,
+    pub y: usize,
 }
 
 impl Node {
@@ -117,7 +156,14 @@ impl Node {
             Node::RmsNorm { x, residual, y, .. } => (std::iter::once(*x).chain(*residual).collect(), Some(*y)),
             Node::MatMul { x, epilogue: Epilogue::Add(r), y, .. } => (vec![*x, *r], Some(*y)),
             Node::MatMul { x, y, .. } | Node::Rope { x, y, .. } => (vec![*x], Some(*y)),
-            Node::OutputRows { x, y } | Node::Softcap { x, y, .. } => (vec![*x], Some(*y)),
+            Node::OutputRows { x, y }
+            | Node::Scale { x, y, .. }
+            | Node::Softcap { x, y, .. }
+            | Node::Route(Route { x, y, .. }) => (vec![*x], Some(*y)),
+            Node::ExpertMatMul(ExpertMatMul { x, route, y, .. }) => (vec![*x, *route], Some(*y)),
+            Node::ExpertSum { x, route, residual, y, .. } => {
+                ([*x, *route].into_iter().chain(*residual).collect(), Some(*y))
+            }
             Node::StoreKv { k, v, .. } => (vec![*k, *v], None),
             Node::RopeKv { q, k, v, y, .. } => (vec![q.tensor, k.tensor, v.tensor], Some(*y)),
             Node::Attention { q, y, .. } => (vec![*q], Some(*y)),
@@ -164,6 +210,8 @@ enum Role {
     Heads(Box<Heads>),
     /// `Gated`, of two matmuls.
     GatedMatMul,
+    /// `Gated`, of two products with experts.
+    GatedExperts,
     /// `Add`, of a residual and the result of this op.
     Residual { residual: ValueId, of: ValueId },
 }
@@ -236,6 +284,10 @@ impl<'a> Fuser<'a> {
             (Some((q, q_eps)), Some((k, k_eps))) if q_eps == k_eps => Some(([q.clone(), k.clone()], *q_eps)),
             _ => return,
         };
+        // Norms over whole rows (OLMo 2's) are not the kernel's business.
+        if norms.iter().flat_map(|(weights, _)| weights).any(|weight| weight.shape[1] != spec.head_dim) {
+            return;
+        }
         // rope_kv binds q, k, v, rows, angles, y, keys, values, and the norms' weights.
         if self.max_bindings < 8 + usize::from(norms.is_some()) || !spec.head_dim.is_multiple_of(4) {
             return;
@@ -276,13 +328,25 @@ impl<'a> Fuser<'a> {
             self.roles[up.index()] = Role::Absorbed;
             self.roles[id.index()] = Role::GatedMatMul;
         }
+        if let (
+            Some(Op::ExpertMatMul { x: gate_x, route: gate_r, weight: gate_w, bias: gate_b, .. }),
+            Some(Op::ExpertMatMul { x: up_x, route: up_r, weight: up_w, bias: up_b, .. }),
+        ) = (self.private(gate), self.private(up))
+            && (gate_x, gate_r) == (up_x, up_r)
+            && gate_b.is_some() == up_b.is_some()
+            && (self.same_format)(gate_w, up_w)
+        {
+            self.roles[gate.index()] = Role::Absorbed;
+            self.roles[up.index()] = Role::Absorbed;
+            self.roles[id.index()] = Role::GatedExperts;
+        }
     }
 
     fn find_residual(&mut self, id: ValueId, a: ValueId, b: ValueId) {
         for (residual, of) in [(a, b), (b, a)] {
             let width = self.graph.value(of).width;
             let absorbs = match self.private(of) {
-                Some(Op::MatMul { .. }) => true,
+                Some(Op::MatMul { .. } | Op::ExpertSum { .. }) => true,
                 Some(Op::RmsNorm { weight, .. }) => weight.shape[1] == width,
                 _ => false,
             };
@@ -302,6 +366,7 @@ impl<'a> Fuser<'a> {
                 Role::Alone => self.alone(id, op),
                 Role::Heads(heads) => self.heads(&heads),
                 Role::GatedMatMul => self.gated_matmul(id, op),
+                Role::GatedExperts => self.gated_experts(id, op),
                 Role::Residual { residual, of } => self.residual(id, residual, of),
             }
         }
@@ -350,8 +415,21 @@ impl<'a> Fuser<'a> {
             Op::Gated { gate, up, act } => {
                 Node::Gated { gate: self.at(*gate), up: self.at(*up), act: *act, y: self.make(id) }
             }
+            Op::Route { x, n_used, gating, scale } => {
+                let (x, n_used) = (self.at(*x), *n_used);
+                Node::Route(Route { x, n_used, gating: *gating, scale: *scale, y: self.make(id) })
+            }
+            Op::ExpertMatMul { weight, bias, .. } => {
+                let (matrix, bias) = (MatrixRef::single(weight), bias.iter().cloned().collect());
+                self.expert_matmul(id, op, matrix, bias, None)
+            }
+            Op::ExpertSum { x, route, n_used } => {
+                let (x, route, n_used) = (self.at(*x), self.at(*route), *n_used);
+                Node::ExpertSum { x, route, n_used, residual: None, y: self.make(id) }
+            }
             Op::Add { a, b } => Node::Add { a: self.at(*a), b: self.at(*b), y: self.make(id) },
             Op::OutputRows { x } => Node::OutputRows { x: self.at(*x), y: self.make(id) },
+            Op::Scale { x, factor } => Node::Scale { x: self.at(*x), factor: *factor, y: self.make(id) },
             Op::Softcap { x, cap } => Node::Softcap { x: self.at(*x), cap: *cap, y: self.make(id) },
         };
         self.fused.nodes.push(node);
@@ -411,6 +489,34 @@ impl<'a> Fuser<'a> {
         self.fused.nodes.push(Node::MatMul { x, matrix, bias: vec![], epilogue: Epilogue::Gated(*act), y });
     }
 
+    /// The node of a product with experts `op`, or of what is made of two like it, which is the value `id`.
+    fn expert_matmul(
+        &mut self,
+        id: ValueId,
+        op: &Op,
+        matrix: MatrixRef,
+        bias: Vec<WeightRef>,
+        act: Option<Activation>,
+    ) -> Node {
+        let Op::ExpertMatMul { x, route, n_expert, n_used, .. } = op else { panic!("{op:?} has no experts") };
+        let (x, route, n_expert, n_used) = (self.at(*x), self.at(*route), *n_expert, *n_used);
+        Node::ExpertMatMul(ExpertMatMul { x, route, matrix, bias, act, n_expert, n_used, y: self.make(id) })
+    }
+
+    fn gated_experts(&mut self, id: ValueId, op: &Op) {
+        let Op::Gated { gate, up, act } = op else { panic!("{op:?} is not gated") };
+        let ops = [gate, up].map(|id| &self.graph.ops[id.index()]);
+        let weights = ops.iter().map(|op| op.weights());
+        let (mut matrices, mut bias) = (Vec::new(), Vec::new());
+        for of in weights {
+            matrices.push(of[0].clone());
+            bias.extend(of.get(1).copied().cloned());
+        }
+        let matrix = MatrixRef { weights: matrices, order: Order::Interleaved };
+        let node = self.expert_matmul(id, ops[0], matrix, bias, Some(*act));
+        self.fused.nodes.push(node);
+    }
+
     fn residual(&mut self, id: ValueId, residual: ValueId, of: ValueId) {
         let residual = self.at(residual);
         let node = match &self.graph.ops[of.index()] {
@@ -421,6 +527,10 @@ impl<'a> Fuser<'a> {
             Op::RmsNorm { x, weight, eps } => {
                 let (x, weight) = (self.at(*x), weight.clone());
                 Node::RmsNorm { x, weight, eps: *eps, runs: 1, residual: Some(residual), y: self.make(id) }
+            }
+            Op::ExpertSum { x, route, n_used } => {
+                let (x, route, n_used) = (self.at(*x), self.at(*route), *n_used);
+                Node::ExpertSum { x, route, n_used, residual: Some(residual), y: self.make(id) }
             }
             op => panic!("{op:?} takes no residual"),
         };

@@ -6,6 +6,7 @@
 use super::KvFormat;
 use super::attention::Visible;
 use super::device::Capabilities;
+use super::experts;
 use super::fold::Fold;
 use super::fuse::{Epilogue, Fused, Node, View};
 use super::matmul;
@@ -62,6 +63,8 @@ pub(crate) enum Bind {
     Chosen,
     /// What splits of attention leave for the merge.
     Partials,
+    /// The slots of experts, sorted.
+    Sorted,
 }
 
 /// Workgroups of a call, once the number of rows is known.
@@ -73,6 +76,10 @@ pub(crate) enum Grid {
     PerRows { x: u32, rows_each: u32 },
     /// This many in all, over x and z where one is too short, for every `rows_each` rows; in steps of so many rows only.
     Some { total: u32, rows_each: u32, rows: [u32; 2] },
+    /// This many in all, over x and z where one is too short, for every use of an expert; in steps of so many rows only.
+    Slots { total: u32, n_used: u32, n_expert: u32, rows: [u32; 2] },
+    /// x for every tile of uses of experts, tiles over y and z where one is too short; in steps of so many rows only.
+    Tiles { x: u32, n_used: u32, n_expert: u32, rows: [u32; 2] },
     /// x for every `rows_each` rows and every split of what they see, in steps of so many rows only.
     Splits { x: u32, rows_each: u32, rows: [u32; 2], visible: Option<Visible> },
     /// x for every row, if there is more than one split, in steps of so many rows only.
@@ -89,6 +96,13 @@ impl Grid {
             Grid::Some { total, rows_each, rows: [least, most] } => {
                 (least..=most).contains(&n).then(|| [total.min(MOST), n.div_ceil(rows_each), total.div_ceil(MOST)])
             }
+            Grid::Slots { total, n_used, rows: [least, most], .. } => {
+                (least..=most).contains(&n).then(|| [total.min(MOST), n * n_used, total.div_ceil(MOST)])
+            }
+            Grid::Tiles { x, n_used, n_expert, rows: [least, most] } => (least..=most).contains(&n).then(|| {
+                let tiles = experts::n_tiles(n as usize, n_used as usize, n_expert as usize) as u32;
+                [x, tiles.min(MOST), tiles.div_ceil(MOST)]
+            }),
             Grid::Splits { x, rows_each, rows: [least, most], visible } => (least..=most).contains(&n).then(|| {
                 let splits = visible.map_or(1, |visible| visible.most(rows));
                 [x, n.div_ceil(rows_each), splits]
@@ -162,9 +176,17 @@ impl Lower<'_> {
                 let modules = vec![("act", activation(*act))];
                 calls.push(self.elementwise("gated", modules, vec![], &[*gate, *up], None, *y));
             }
+            Node::Route(node) => self.route(node, mode, calls),
+            Node::ExpertMatMul(node) => self.expert_matmul(node, mode, calls),
+            Node::ExpertSum { x, route, n_used, residual, y } => {
+                calls.push(self.expert_sum([*x, *route], *n_used, *residual, *y));
+            }
             Node::Add { a, b, y } => calls.push(self.elementwise("add", vec![], vec![], &[*a, *b], None, *y)),
             Node::OutputRows { x, y } => {
                 calls.push(self.elementwise("output_rows", vec![], vec![], &[*x], Some(Bind::Outputs), *y));
+            }
+            Node::Scale { x, factor, y } => {
+                calls.push(self.elementwise("scale", vec![], vec![("FACTOR", (*factor).into())], &[*x], None, *y));
             }
             Node::Softcap { x, cap, y } => {
                 calls.push(self.elementwise("softcap", vec![], vec![("CAP", (*cap).into())], &[*x], None, *y));
@@ -173,7 +195,7 @@ impl Lower<'_> {
     }
 
     /// A kernel with one invocation per element of its result: inputs, then `extra`, then the result.
-    fn elementwise(
+    pub(super) fn elementwise(
         &self,
         kernel: &'static str,
         modules: Modules,
@@ -392,9 +414,10 @@ impl Lower<'_> {
     }
 }
 
-fn activation(act: Activation) -> &'static str {
+pub(super) fn activation(act: Activation) -> &'static str {
     match act {
         Activation::Silu => "silu",
         Activation::Gelu => "gelu",
+        Activation::SwigluOai => "swiglu_oai",
     }
 }

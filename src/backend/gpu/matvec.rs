@@ -117,7 +117,7 @@ impl Lower<'_> {
         tune::matvec(self.caps, m, matrix.row_len() / GROUP, is_quantized)
     }
 
-    fn matvec_modules(&self, lanes: usize, has_x: bool) -> Modules {
+    pub(super) fn matvec_modules(&self, lanes: usize, has_x: bool) -> Modules {
         let x = has_x.then_some(("x", if tune::x_is_shared(self.caps, lanes) { "shared" } else { "direct" }));
         let sums = ("lanes", if self.caps.subgroup.is_some() { "subgroup" } else { "workgroup" });
         x.into_iter().chain([sums]).collect()

@@ -1,7 +1,7 @@
 //! The GPU back end: every op of a step in WGSL, dispatched through wgpu. The only folder that names wgpu.
 //!
-//! `device` opens an adapter; `fuse` turns a graph into nodes that one kernel each can do; `kernels` says which, `attention`
-//! and `matmul` with `matrix` for the larger ones; `memory` plans where everything lies and `upload` packs the weights into it;
+//! `device` opens an adapter; `fuse` turns a graph into nodes that one kernel each can do; `kernels` says which, `attention`,
+//! `experts`, and `matmul` with `matrix` for the larger ones; `memory` plans where everything lies and `upload` packs the weights into it;
 //! `shader` links, `bindings` lays out and `pipeline` compiles in the background, with `cache` on disk; `program` holds it all
 //! and runs steps. `record` plays their calls, cut as `pace` says, and `choose` and `readback` bring their results; `cost`
 //! counts what `profile` times. `inventory` lists the kernels that programs are made of, for `specimens` of models or for a
@@ -14,6 +14,7 @@ mod choose;
 mod cost;
 mod denormals;
 mod device;
+mod experts;
 mod fold;
 mod fuse;
 mod inputs;

@@ -157,6 +157,10 @@ pub(super) fn used_weights(fused: &Fused) -> (Vec<MatrixRef>, Vec<Vec<WeightRef>
                 matrices.push(matrix.clone());
                 vectors.extend((!bias.is_empty()).then(|| bias.clone()));
             }
+            Node::ExpertMatMul(node) => {
+                matrices.push(node.matrix.clone());
+                vectors.extend((!node.bias.is_empty()).then(|| node.bias.clone()));
+            }
             Node::RmsNorm { weight, .. } => vectors.push(vec![weight.clone()]),
             Node::RopeKv { norms: Some((weights, _)), .. } => vectors.push(weights.to_vec()),
             Node::Attention { sinks: Some(sinks), .. } => vectors.push(vec![sinks.clone()]),
@@ -273,7 +277,26 @@ struct Buffers {
     candidates: wgpu::Buffer,
     chosen: wgpu::Buffer,
     partials: wgpu::Buffer,
+    sorted: wgpu::Buffer,
     shapes: Shapes,
+}
+
+/// Bytes of the buffers that all layers use, one after the other.
+struct LayerScratch {
+    /// For each output row.
+    candidates: usize,
+    partials: usize,
+    sorted: usize,
+}
+
+impl LayerScratch {
+    fn of(lower: &Lower<'_>) -> Self {
+        Self {
+            candidates: lower.candidates_bytes(),
+            partials: attention::partials_bytes(lower.graph, lower.limits.max_rows, lower.limits.n_ctx),
+            sorted: lower.sorted_bytes(),
+        }
+    }
 }
 
 impl Builder<'_> {
@@ -281,7 +304,7 @@ impl Builder<'_> {
         let kv = self.options.kv;
         let (caps, limits) = (&self.device.caps, &self.limits);
         let lower = Lower { graph: self.graph, fused: &self.fused, caps, weights: &self.weights, limits, kv };
-        let (lists, candidates_bytes) = (Lists::new(&lower), lower.candidates_bytes());
+        let (lists, shared) = (Lists::new(&lower), LayerScratch::of(&lower));
         // Kernels are compiled while weights are loaded, those of a prompt first.
         let mut pipelines = Pipelines::new(&self.device, self.options.checked, self.options.pipeline_cache.as_deref());
         let kernels: HashMap<_, _> =
@@ -289,7 +312,7 @@ impl Builder<'_> {
         pipelines.start()?;
         self.weights.load(&self.device, source, progress)?;
 
-        let (buffers, mut memory) = self.buffers(kv, candidates_bytes, lists.iter())?;
+        let (buffers, mut memory) = self.buffers(kv, shared, lists.iter())?;
         let readback = Readback::new(&self.device, &self.limits, self.graph.n_vocab)?;
         memory.scratch_bytes += readback.bytes();
         memory.weights_bytes = self.weights.bytes;
@@ -331,7 +354,7 @@ impl Builder<'_> {
     fn buffers<'c>(
         &self,
         kv: KvFormat,
-        candidates_bytes: usize,
+        shared: LayerScratch,
         calls: impl Iterator<Item = &'c Call>,
     ) -> Result<(Buffers, Memory)> {
         let mut memory = Memory::default();
@@ -356,14 +379,14 @@ impl Builder<'_> {
         let usage = STORAGE | wgpu::BufferUsages::COPY_SRC;
         let n = self.limits.max_outputs;
         let chosen = make("chosen", 4 * n, usage, &mut memory.scratch_bytes)?;
-        let candidates = make("candidates", candidates_bytes * n, STORAGE, &mut memory.scratch_bytes)?;
-        let partials = attention::partials_bytes(self.graph, self.limits.max_rows, self.limits.n_ctx);
-        let partials = make("partials", partials, STORAGE, &mut memory.scratch_bytes)?;
+        let candidates = make("candidates", shared.candidates * n, STORAGE, &mut memory.scratch_bytes)?;
+        let partials = make("partials", shared.partials, STORAGE, &mut memory.scratch_bytes)?;
+        let sorted = make("sorted", shared.sorted, STORAGE, &mut memory.scratch_bytes)?;
         let inputs = Inputs::new(&self.device, self.graph, &self.limits)?;
         memory.scratch_bytes += inputs.buffer.size();
         let shapes = Shapes::new(&self.device, calls)?;
         memory.scratch_bytes += shapes.buffer.size();
-        Ok((Buffers { inputs, slots, values, keys, kv_values, candidates, chosen, partials, shapes }, memory))
+        Ok((Buffers { inputs, slots, values, keys, kv_values, candidates, chosen, partials, sorted, shapes }, memory))
     }
 
     /// Numbers of the bindings that a call fills, group by group.
@@ -418,6 +441,7 @@ impl Builder<'_> {
                 self.weights.planes(part).nth(*plane).unwrap_or_else(|| panic!("no plane {plane}"))
             }
             Bind::Partials => buffers.partials.as_entire_binding(),
+            Bind::Sorted => buffers.sorted.as_entire_binding(),
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::backend::Weights;
-use crate::graph::{Activation, AttentionOptions, Block, Graph, GraphBuilder, Rope, RopeKind, Val};
+use crate::graph::{Activation, AttentionOptions, Block, Gating, Graph, GraphBuilder, Rope, RopeKind, Val};
 use crate::quant::{Format, SharedBytes, Weight};
 
 /// A model's shape, and what its architecture does beyond the plainest one.
@@ -31,6 +31,19 @@ pub(crate) struct Specimen {
     softcaps: Option<[f32; 2]>,
     /// A logit for each head that weighs no value.
     sinks: bool,
+    /// In place of the feed-forward layer.
+    experts: Option<Experts>,
+    /// A factor on logits.
+    logit_scale: Option<f32>,
+}
+
+/// A mixture of experts, each of which is as wide as the feed-forward layer would be.
+#[derive(Debug, Clone, Copy)]
+struct Experts {
+    n_expert: usize,
+    n_used: usize,
+    gating: Gating,
+    bias: bool,
 }
 
 const LLAMA: Specimen = Specimen {
@@ -49,6 +62,8 @@ const LLAMA: Specimen = Specimen {
     window: None,
     softcaps: None,
     sinks: false,
+    experts: None,
+    logit_scale: None,
 };
 
 /// Each size of a head, each activation, and each thing that one architecture does and another doesn't.
@@ -94,7 +109,27 @@ pub(crate) static ALL: &[Specimen] = &[
         qkv_bias: true,
         ..LLAMA
     },
-    // Its attention; its feed-forward layers are a mixture of experts.
+    Specimen {
+        name: "granite-3-2b",
+        n_embd: 2048,
+        n_ff: 8192,
+        n_head_kv: 8,
+        head_dim: 64,
+        n_vocab: 49_155,
+        logit_scale: Some(0.125),
+        ..LLAMA
+    },
+    Specimen {
+        name: "qwen3-30b-a3b",
+        n_embd: 2048,
+        n_ff: 768,
+        n_head_kv: 4,
+        n_vocab: 151_936,
+        rope: RopeKind::Neox,
+        head_norm: true,
+        experts: Some(Experts { n_expert: 128, n_used: 8, gating: Gating::All, bias: false }),
+        ..LLAMA
+    },
     Specimen {
         name: "gpt-oss-20b",
         n_embd: 2880,
@@ -104,8 +139,10 @@ pub(crate) static ALL: &[Specimen] = &[
         head_dim: 64,
         n_vocab: 201_088,
         rope: RopeKind::Neox,
+        act: Activation::SwigluOai,
         window: Some(128),
         sinks: true,
+        experts: Some(Experts { n_expert: 32, n_used: 4, gating: Gating::Used, bias: true }),
         ..LLAMA
     },
     Specimen {
@@ -163,6 +200,7 @@ impl Specimen {
         let h = g.rms_norm("output_norm", g.output_rows(x), EPS);
         let logits = g.matmul_tied("output", h, self.n_vocab, "token_embd");
         let logits = self.softcaps.map_or(logits, |[_, cap]| g.softcap(logits, cap));
+        let logits = self.logit_scale.map_or(logits, |factor| g.scale(logits, factor));
         g.finish(logits).unwrap_or_else(|e| panic!("{}: {e}", self.name))
     }
 
@@ -182,8 +220,21 @@ impl Specimen {
         let x = self.add(b, x, b.matmul("attn_output", a, self.n_embd), "post_attention_norm");
 
         let h = b.rms_norm("ffn_norm", x, EPS);
+        let h = self.experts.map_or_else(|| self.ffn(b, h), |experts| self.mixture(b, h, experts));
+        self.add(b, x, h, "post_ffw_norm")
+    }
+
+    fn ffn(&self, b: &Block<'_>, h: Val) -> Val {
         let h = b.gated(b.matmul("ffn_gate", h, self.n_ff), b.matmul("ffn_up", h, self.n_ff), self.act);
-        self.add(b, x, b.matmul("ffn_down", h, self.n_embd), "post_ffw_norm")
+        b.matmul("ffn_down", h, self.n_embd)
+    }
+
+    fn mixture(&self, b: &Block<'_>, h: Val, Experts { n_expert, n_used, gating, .. }: Experts) -> Val {
+        let route = b.route(b.matmul("ffn_gate_inp", h, n_expert), n_used, gating, 1.0);
+        let product = |name: &str, x: Val, m: usize| b.expert_matmul(name, x, route, n_expert, m);
+        let gate = product("ffn_gate_exps", h, self.n_ff);
+        let h = b.gated(gate, product("ffn_up_exps", h, self.n_ff), self.act);
+        b.expert_sum(product("ffn_down_exps", h, self.n_embd), route)
     }
 
     fn add(&self, b: &Block<'_>, x: Val, y: Val, norm: &str) -> Val {
@@ -194,6 +245,20 @@ impl Specimen {
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         let (name, kind) = name.rsplit_once('.')?;
         let name = name.rsplit_once('.').map_or(name, |(_, name)| name);
+        if let Some(experts) = &self.experts {
+            let shape = match name {
+                "ffn_gate_inp" => Some(vec![experts.n_expert, self.n_embd]),
+                "ffn_gate_exps" | "ffn_up_exps" => Some(vec![experts.n_expert, self.n_ff, self.n_embd]),
+                "ffn_down_exps" => Some(vec![experts.n_expert, self.n_embd, self.n_ff]),
+                _ => None,
+            };
+            if let Some(mut shape) = shape {
+                if kind == "bias" {
+                    shape.pop();
+                }
+                return (kind == "weight" || experts.bias).then_some(shape);
+            }
+        }
         let n_kv = self.n_head_kv * self.head_dim;
         let (m, k) = match name {
             "token_embd" => (self.n_vocab, self.n_embd),

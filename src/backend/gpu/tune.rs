@@ -135,6 +135,12 @@ pub(crate) const SLICE: usize = 4096;
 /// Invocations of a kernel whose invocations have nothing to do with one another.
 pub(crate) const ELEMENTWISE: usize = 64;
 
+/// Invocations that rank the experts of a row; those with 32 to 128 experts are all that there are.
+pub(crate) const ROUTE: usize = 64;
+
+/// Invocations that sort a step's uses of experts.
+pub(crate) const SORT: usize = 128;
+
 /// Invocations of a matmul workgroup; each makes a tile of 4 × 6.
 ///
 /// Q4_1 [1536, 576] · 144 rows, lavapipe 26.2 / 22.3, 10⁹ products per second of CPU time, by tile (weight rows × rows of x):

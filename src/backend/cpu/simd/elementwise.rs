@@ -52,6 +52,11 @@ impl Kernel for Gated<'_> {
                 let u = x.mul_add(x.mul(V::splat(0.044715)), x.mul(x)).mul(twice_c);
                 x.mul(sigmoid(u)).mul(up)
             }),
+            Activation::SwigluOai => each!(V, out, [gate, up], |x, up| {
+                let bound = V::splat(7.0);
+                let (x, up) = (x.min(bound), up.min(bound).max(V::splat(-7.0)));
+                x.mul(sigmoid(x.mul(V::splat(1.702)))).mul(up.add(V::splat(1.0)))
+            }),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod attention;
+mod chat;
 mod cli;
 mod common;
 mod cpu;

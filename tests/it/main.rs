@@ -5,6 +5,7 @@ mod attention;
 mod chat;
 mod cli;
 mod common;
+mod conversation;
 mod cpu;
 mod device_time;
 mod draw;

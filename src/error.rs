@@ -96,6 +96,12 @@ pub enum Error {
         /// What halfbyte knows.
         known: Vec<&'static str>,
     },
+    /// A chat template is wrong, refuses the messages, or is missing.
+    #[error("chat template: {what}")]
+    ChatTemplate {
+        /// What it says, or what is wrong with it.
+        what: String,
+    },
     /// No adapter (GPU) fits what was asked for.
     #[error("no GPU adapter {}", match wanted { Some(name) => format!("whose name contains `{name}`"), None => "found".into() })]
     NoAdapter {
@@ -196,6 +202,9 @@ impl Error {
                 Some(format!("supported architectures: {}", known.join(", ")))
             }
             Error::UnsupportedTokenizer { part, known, .. } => Some(format!("supported: {part} {}", known.join(", "))),
+            Error::ChatTemplate { .. } => Some(
+                "name one with `--chat-template NAME|FILE`: alpaca, chatml, gemma, llama2, llama3, mistral, vicuna, zephyr".into(),
+            ),
             Error::NoAdapter { found, .. } if found.is_empty() => Some(
                 "install a Vulkan driver (Debian, Ubuntu: `apt install mesa-vulkan-drivers`), or use `--device cpu`"
                     .into(),

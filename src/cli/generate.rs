@@ -7,22 +7,27 @@ use std::process::ExitCode;
 use futures::StreamExt;
 use futures::executor::block_on;
 use halfbyte::backend::Profile;
+use halfbyte::chat::{Message, RenderOptions};
 use halfbyte::engine::{Engine, Facts, Finish, GenerateOptions, SamplerOptions, Timings, TokenStream};
 use halfbyte::{Error, Result};
 
 use super::interrupt::{self, Interrupt};
-use super::model::{ModelArgs, with_upload_bar};
-use super::{number_within, out, profile};
+use super::model::ModelArgs;
+use super::sampling::Sampling;
+use super::template::TemplateArgs;
+use super::{out, profile};
 
 /// Continue a text
 ///
 /// Only the continuation goes to standard output, as it comes. Without sampling options the most likely token is
-/// taken every time, so that the same prompt gives the same text.
+/// taken every time, so that the same prompt gives the same text. With `--chat` the text is what a person says, and the
+/// continuation is the answer.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   halfbyte generate \"The first man on the moon was\"
   halfbyte generate -n 50 --temp 0.8 --seed 7 -f story.txt
+  halfbyte generate --chat --system \"Answer in one word.\" \"What is the capital of France?\"
   echo \"Roses are red,\" | halfbyte generate -m hf:OWNER/REPO:Q4_K_M")]
 pub(super) struct Args {
     /// The text to continue; `-` or none reads standard input
@@ -53,7 +58,14 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 
-    /// Accepted for llama.cpp's sake: text is always continued as it is
+    /// Take the text as what a person says, and answer it once
+    #[arg(long)]
+    chat: bool,
+
+    #[command(flatten)]
+    template: TemplateArgs,
+
+    /// Accepted for llama.cpp's sake: text is continued as it is if nothing else is said
     #[arg(long, hide = true)]
     no_conversation: bool,
 
@@ -64,106 +76,22 @@ pub(super) struct Args {
     sampling: Sampling,
 }
 
-/// How the next token is drawn.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Sampling")]
-struct Sampling {
-    /// Randomness; 0 takes the most likely token [default: 0, or 0.8 with another sampling option]
-    #[arg(long, value_name = "T", visible_alias = "temperature", value_parser = number_within(0.0, f32::MAX))]
-    temp: Option<f32>,
-
-    /// Draw from the K most likely tokens; 0 for all [default: 40]
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-
-    /// Draw from the fewest tokens that have probability P together; 1 for all [default: 0.95]
-    #[arg(long, value_name = "P", value_parser = number_within(0.0, 1.0))]
-    top_p: Option<f32>,
-
-    /// Drop tokens less than P times as likely as the most likely one; 0 for none [default: 0.05]
-    #[arg(long, value_name = "P", value_parser = number_within(0.0, 1.0))]
-    min_p: Option<f32>,
-
-    /// Make tokens that were there less likely; 1 for not at all
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = number_within(0.01, f32::MAX))]
-    repeat_penalty: f32,
-
-    /// How many of the last tokens count as having been there; -1 for all
-    #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
-    repeat_last_n: i64,
-
-    /// Subtract X from the logits of tokens that were there
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    presence_penalty: f32,
-
-    /// Subtract X from the logits of tokens for each time that they were there
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    frequency_penalty: f32,
-
-    /// Start of the random numbers: the same seed draws the same tokens [default: another one each time]
-    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
-    seed: Option<i64>,
-}
-
-/// llama.cpp's defaults, once anything is drawn at all.
-const DRAWN: SamplerOptions = SamplerOptions {
-    temperature: 0.8,
-    top_k: 40,
-    top_p: 0.95,
-    min_p: 0.05,
-    repeat_penalty: 1.0,
-    presence_penalty: 0.0,
-    frequency_penalty: 0.0,
-    penalty_last_n: 64,
-    seed: 0,
-};
-
-impl Sampling {
-    fn options(&self) -> SamplerOptions {
-        let penalties = SamplerOptions {
-            repeat_penalty: self.repeat_penalty,
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            penalty_last_n: usize::try_from(self.repeat_last_n).unwrap_or(usize::MAX),
-            ..SamplerOptions::default()
-        };
-        let asked = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some() || self.seed.is_some();
-        match self.temp {
-            Some(0.0) => penalties,
-            None if !asked => penalties,
-            temp => SamplerOptions {
-                temperature: temp.unwrap_or(DRAWN.temperature),
-                top_k: self.top_k.unwrap_or(DRAWN.top_k),
-                top_p: self.top_p.unwrap_or(DRAWN.top_p),
-                min_p: self.min_p.unwrap_or(DRAWN.min_p),
-                seed: self.seed.and_then(|seed| u64::try_from(seed).ok()).unwrap_or_else(any_seed),
-                ..penalties
-            },
-        }
-    }
-}
-
-/// Another number each time.
-fn any_seed() -> u64 {
-    // 32 bits are enough, and can be typed in again.
-    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), ()) >> 32
-}
-
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    if !args.chat && args.template.is_given() {
+        return Err(Error::Usage {
+            what: "a text that is only continued has no rules and no template".into(),
+            hint: "to have it answered, give `--chat`".into(),
+        });
+    }
     let prompt = args.read_prompt()?;
     let interrupt = Interrupt::install()?;
-    let path = args.model.resolve()?;
-    let engine_options = args.model.options(args.n_ctx)?;
-    let engine = with_upload_bar(|progress| Engine::load_with(&path, &engine_options, progress))?;
-    if engine.facts().choice.noteworthy {
-        super::note(&format!("runs on {} (`--device gpu` takes it)", engine.facts().choice.reason));
-    }
-    let tokens = engine.tokenizer().encode_prompt(&prompt)?;
+    let engine = args.model.load(args.n_ctx)?;
+    let (tokens, stop) = args.to_tokens(&prompt, &engine)?;
     let options = GenerateOptions {
-        sampler: args.sampling.options(),
+        sampler: args.sampling.options(false),
         max_tokens: usize::try_from(args.max_tokens).ok(),
-        stop: args.stop.clone(),
+        stop: [&args.stop[..], &stop].concat(),
     };
     let mut session = engine.session()?;
     let mut stream = session.generate(&tokens, options.clone());
@@ -257,6 +185,20 @@ fn statistics(facts: &Facts, timings: &Timings) -> String {
 }
 
 impl Args {
+    /// The prompt in tokens, and texts before which an answer ends.
+    fn to_tokens(&self, prompt: &str, engine: &Engine) -> Result<(Vec<u32>, Vec<String>)> {
+        let tokenizer = engine.tokenizer();
+        if !self.chat {
+            return Ok((tokenizer.encode_prompt(prompt)?, Vec::new()));
+        }
+        let template = self.template.load(engine)?;
+        // What a pipe or a file adds.
+        let user = Message::user(prompt.strip_suffix('\n').unwrap_or(prompt));
+        let messages: Vec<Message> = self.template.system().map(Message::system).into_iter().chain([user]).collect();
+        let text = template.render(&messages, &RenderOptions::default())?;
+        Ok((tokenizer.encode_start(&text)?, template.stop().to_vec()))
+    }
+
     fn read_prompt(&self) -> Result<String> {
         if let Some(path) = &self.file {
             let bytes = std::fs::read(path).map_err(|e| io("read", path, e))?;

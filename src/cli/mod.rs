@@ -4,6 +4,7 @@
 //! To add a command: a file, a variant of [`Command`], and a line in its `match`.
 
 mod bench;
+mod chat;
 mod devices;
 mod fetch;
 mod generate;
@@ -13,6 +14,8 @@ mod kernels;
 mod model;
 mod profile;
 mod pull;
+mod sampling;
+mod template;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -35,6 +38,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Generate(generate::Args),
+    Chat(chat::Args),
     Bench(bench::Args),
     Devices(devices::Args),
     Inspect(inspect::Args),
@@ -54,6 +58,7 @@ const STYLES: Styles =
 pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse_from(std::env::args_os().map(long_spelling)).command {
         Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Inspect(args) => inspect::run(&args),

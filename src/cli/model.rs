@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use halfbyte::engine::{Device, EngineOptions, KvFormat};
+use halfbyte::engine::{Device, Engine, EngineOptions, KvFormat};
 use halfbyte::hub;
 use halfbyte::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::fetch;
 
 /// Which model, and where it runs.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub(super) struct ModelArgs {
     /// A GGUF file, `hf:OWNER/REPO[:FILE-part]`, or a name that halfbyte knows
@@ -45,9 +45,25 @@ enum CacheType {
 }
 
 impl ModelArgs {
+    /// The same for the model called `name`.
+    pub(super) fn with_name(&self, name: &str) -> Self {
+        Self { model: name.to_owned(), ..self.clone() }
+    }
+
     /// The file, fetched if need be.
     pub(super) fn resolve(&self) -> Result<PathBuf> {
         fetch::model(&self.model)
+    }
+
+    /// The model, loaded for one session with a context of `n_ctx`.
+    pub(super) fn load(&self, n_ctx: Option<usize>) -> Result<Engine> {
+        let path = self.resolve()?;
+        let options = self.options(n_ctx)?;
+        let engine = with_upload_bar(|progress| Engine::load_with(&path, &options, progress))?;
+        if engine.facts().choice.noteworthy {
+            super::note(&format!("runs on {} (`--device gpu` takes it)", engine.facts().choice.reason));
+        }
+        Ok(engine)
     }
 
     /// Options for one session with a context of `n_ctx`.

@@ -101,6 +101,8 @@ pub struct Facts {
     pub n_ctx: usize,
     /// Positions that the model was trained for.
     pub n_ctx_train: usize,
+    /// The file's own template for conversations: Jinja text.
+    pub chat_template: Option<String>,
     /// How long loading took.
     pub load_time: Duration,
 }
@@ -142,6 +144,7 @@ impl Loaded {
             memory,
             n_ctx: limits.n_ctx,
             n_ctx_train,
+            chat_template: gguf.metadata().opt_str("tokenizer.chat_template")?.map(Into::into),
             load_time: start.elapsed(),
         };
         Ok(Loaded { program, tokenizer, facts })

@@ -25,6 +25,7 @@
 //! # }
 //! ```
 
+mod conversation;
 mod device;
 mod generation;
 mod load;
@@ -44,6 +45,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+pub use conversation::{Answer, Conversation};
 pub use device::{Choice, Device, choose};
 pub use generation::{Finish, GenerateOptions, Timings, Token, TokenStream};
 pub use load::{EngineOptions, Facts, Loaded, default_threads};

@@ -43,12 +43,12 @@ pub trait Tokenizer: Debug + Send + Sync {
     /// When the text is longer than 1 GiB.
     fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>>;
 
-    /// Ids of a prompt: special tokens parsed, BOS in front and EOS behind where the file wants them and the text does not
-    /// have them already.
+    /// Ids of the start of a text that goes on: special tokens parsed, BOS in front where the file wants it and the text does
+    /// not have it already.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
-    fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+    fn encode_start(&self, text: &str) -> Result<Vec<u32>> {
         let special = self.special();
         let mut ids = self.encode(text, true)?;
         if let Some(bos) = special.bos.filter(|_| special.add_bos)
@@ -56,6 +56,17 @@ pub trait Tokenizer: Debug + Send + Sync {
         {
             ids.insert(0, bos);
         }
+        Ok(ids)
+    }
+
+    /// Ids of a prompt: special tokens parsed, BOS in front and EOS behind where the file wants them and the text does not
+    /// have them already.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let special = self.special();
+        let mut ids = self.encode_start(text)?;
         if let Some(eos) = special.eos.filter(|_| special.add_eos)
             && ids.last() != Some(&eos)
         {

@@ -84,6 +84,77 @@ fn the_prompt_comes_from_an_option_a_file_or_standard_input() {
     assert_eq!(stdout(run_with_input(generate().args(["-n", "4", "-"]), MOON)), expected);
 }
 
+/// `chat` on the CPU, with SmolLM2, always with the most likely answers.
+fn chat() -> Command {
+    let mut command = halfbyte();
+    command.arg("chat").arg(real_model("SmolLM2-135M-Instruct.Q4_1.gguf"));
+    command.args(["--device", "cpu", "-t", "2", "--temp", "0"]);
+    command
+}
+
+const CAPITAL: &str = "What is the capital of France?";
+
+#[test]
+fn generate_answers_once_with_chat() {
+    let answer = stdout(run(generate().args(["--chat", CAPITAL])));
+    assert_eq!(answer, "The capital of France is Paris.");
+    assert_eq!(stdout(run_with_input(generate().args(["--chat"]), &format!("{CAPITAL}\n"))), answer);
+    let out = json(run(generate().args(["--chat", "--json", "--system", "You are a cat.", CAPITAL])));
+    assert_eq!(out["finish"], "end");
+    let plain = json(run(generate().args(["--chat", "--json", CAPITAL])));
+    assert_ne!(out["n_prompt"], plain["n_prompt"]);
+}
+
+#[test]
+fn a_conversation_from_a_pipe_has_a_turn_a_line() {
+    let input = format!("{CAPITAL}\n\n/system Answer in French.\n/system\n\"\"\"two\nlines\"\"\"\n/bye\nnever said\n");
+    let text = stdout(run_with_input(chat().args(["-n", "12"]), &input));
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[..2], ["The capital of France is Paris.", "Answer in French."], "{text}");
+    assert!(lines.len() > 2 && lines[2..].iter().any(|line| !line.is_empty()), "{text}");
+    // Without a last newline, and to the end of the input.
+    assert_eq!(stdout(run_with_input(&mut chat(), CAPITAL)), "The capital of France is Paris.\n");
+    let (_, stderr) = failure(run_with_input(&mut chat(), "/sytsem x\n"));
+    assert_snapshot!(stderr, @"note: there is no command `/sytsem`; /help lists them");
+}
+
+#[test]
+fn templates_are_chosen_by_name_or_file() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("template.jinja");
+    std::fs::write(&path, "{{ messages[0].content }}").expect("the folder is ours");
+    let of_file = stdout(run(generate().args(["-n", "4", "--chat", MOON, "--chat-template"]).arg(&path)));
+    assert_eq!(of_file, " named Neil Armstrong.", "nothing but the text, as without `--chat`");
+    assert_ne!(stdout(run(generate().args(["-n", "4", "--chat", "--chat-template", "alpaca", MOON]))), of_file);
+
+    std::fs::write(&path, "{{ messages[0].content").expect("the folder is ours");
+    let (code, stderr) = failure(run(generate().args(["--chat", MOON, "--chat-template"]).arg(&path)));
+    assert_eq!(code, Some(1));
+    assert_snapshot!(stderr, @"
+    error: chat template: line 1: syntax error: unexpected end of input, expected end of variable block
+    hint: name one with `--chat-template NAME|FILE`: alpaca, chatml, gemma, llama2, llama3, mistral, vicuna, zephyr
+    ");
+    let (code, stderr) = failure(run(generate().args(["--chat", MOON, "--chat-template", "klingon"])));
+    assert_eq!(code, Some(1));
+    assert_snapshot!(stderr, @"
+    error: chat template: `klingon` is neither a file nor the name of one that is built in
+    hint: name one with `--chat-template NAME|FILE`: alpaca, chatml, gemma, llama2, llama3, mistral, vicuna, zephyr
+    ");
+    let tiny_chat = ["generate", "--device", "cpu", "--chat", "hi", "-m"];
+    let (code, stderr) = failure(run(halfbyte().args(tiny_chat).arg(tiny())));
+    assert_eq!(code, Some(1));
+    assert_snapshot!(stderr, @"
+    error: chat template: llama-q4_0 has none
+    hint: name one with `--chat-template NAME|FILE`: alpaca, chatml, gemma, llama2, llama3, mistral, vicuna, zephyr
+    ");
+    let (code, stderr) = failure(run(generate().args(["--system", "x", MOON])));
+    assert_eq!(code, Some(2));
+    assert_snapshot!(stderr, @"
+    error: a text that is only continued has no rules and no template
+    hint: to have it answered, give `--chat`
+    ");
+}
+
 #[test]
 fn json_has_text_tokens_and_timings() {
     let out = json(run(generate().args(["--n-predict", "4", "--ctx-size", "64", "--json", "-no-cnv", MOON])));
@@ -275,6 +346,7 @@ fn help_is_short_and_has_examples() {
 
     Commands:
       generate  Continue a text
+      chat      Talk with a model
       bench     Measure tokens per second
       devices   List the devices that a model could run on, and say which one is chosen and why
       inspect   Show what is in a model file: metadata, tensors, and the graph that is computed
@@ -304,7 +376,14 @@ fn help_is_short_and_has_examples() {
                             context window [default: 256] [alias: --n-predict]
           --stop <TEXT>     Stop before this text would be printed; may be given several times
           --json            Print one JSON object at the end, and nothing else
+          --chat            Take the text as what a person says, and answer it once
       -h, --help            Print help (see more with '--help')
+
+    Conversation:
+          --system <TEXT>              The rules of the conversation [alias: --system-prompt]
+          --chat-template <NAME|FILE>  How conversations are written: a file with a Jinja template, or
+                                       alpaca, chatml, gemma, llama2, llama3, mistral, vicuna, zephyr
+                                       [default: the template in the model file]
 
     Model:
       -m, --model <MODEL>      A GGUF file, `hf:OWNER/REPO[:FILE-part]`, or a name that halfbyte knows
@@ -318,8 +397,8 @@ fn help_is_short_and_has_examples() {
                                less exact [default: f16] [possible values: f16, q8_0, f32]
 
     Sampling:
-          --temp <T>               Randomness; 0 takes the most likely token [default: 0, or 0.8 with
-                                   another sampling option] [alias: --temperature]
+          --temp <T>               Randomness; 0 takes the most likely token [default: 0.8 in `chat` or
+                                   with another sampling option, else 0] [alias: --temperature]
           --top-k <K>              Draw from the K most likely tokens; 0 for all [default: 40]
           --top-p <P>              Draw from the fewest tokens that have probability P together; 1 for
                                    all [default: 0.95]
@@ -338,6 +417,7 @@ fn help_is_short_and_has_examples() {
     Examples:
       halfbyte generate "The first man on the moon was"
       halfbyte generate -n 50 --temp 0.8 --seed 7 -f story.txt
+      halfbyte generate --chat --system "Answer in one word." "What is the capital of France?"
       echo "Roses are red," | halfbyte generate -m hf:OWNER/REPO:Q4_K_M
     "#);
     // Without a command, help is what people need; it was not what they asked for.

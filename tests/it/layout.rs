@@ -16,9 +16,10 @@ mod code;
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("cli", &["engine", "hub"]),
-    ("engine", &["model", "backend", "tokenizer"]),
+    ("engine", &["model", "backend", "chat"]),
     ("model", &["graph", "gguf"]),
     ("backend", &["graph", "quant"]),
+    ("chat", &["tokenizer"]),
     ("tokenizer", &["gguf"]),
     ("hub", &["error"]),
     ("graph", &["quant", "error"]),
@@ -46,6 +47,8 @@ const WORDS: &[(&str, &[&str])] = &[
     ("io::stderr", &["src/cli", "src/main.rs"]),
     ("dbg!", &[]),
     ("memmap2::", &["src/gguf"]),
+    ("minijinja::", &["src/chat"]),
+    ("rustyline::", &["src/cli"]),
     ("ureq::", &["src/hub"]),
 ];
 

@@ -2,8 +2,10 @@
 
 mod ahead;
 mod attention;
+mod chat;
 mod cli;
 mod common;
+mod conversation;
 mod cpu;
 mod device_time;
 mod draw;

@@ -5,6 +5,7 @@
 //! the reference. An [`engine::Engine`] runs steps of rows for as many sessions as there are.
 
 pub mod backend;
+pub mod convert;
 pub mod engine;
 pub mod error;
 pub mod gguf;

@@ -10,9 +10,11 @@ mod generate;
 mod inspect;
 mod interrupt;
 mod kernels;
+mod making;
 mod model;
 mod profile;
 mod pull;
+mod quantize;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -40,6 +42,7 @@ enum Command {
     Inspect(inspect::Args),
     Kernels(kernels::Args),
     Pull(pull::Args),
+    Quantize(quantize::Args),
 }
 
 const HEADING: Style = AnsiColor::Green.on_default().bold();
@@ -59,6 +62,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Kernels(args) => kernels::run(&args),
         Command::Pull(args) => pull::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
     };
     result.unwrap_or_else(|error| report(&error))
 }
@@ -74,6 +78,9 @@ fn report(error: &Error) -> ExitCode {
         && source.kind() == std::io::ErrorKind::BrokenPipe
     {
         return ExitCode::SUCCESS;
+    }
+    if matches!(error, Error::Interrupted) {
+        return ExitCode::from(interrupt::EXIT_CODE);
     }
     anstream::eprintln!("{ERROR}error{ERROR:#}: {}", printable(&error.to_string()));
     if let Some(hint) = error.hint() {

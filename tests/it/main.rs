@@ -4,6 +4,7 @@ mod ahead;
 mod attention;
 mod cli;
 mod common;
+mod convert;
 mod cpu;
 mod device_time;
 mod draw;

@@ -154,6 +154,27 @@ pub enum Error {
         /// What the user can do.
         hint: String,
     },
+    /// A file that a model is to be made of is not what it should be.
+    #[error("{}: {what}", path.display())]
+    Source {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A weight that is to be stored is no number, or too large for the format.
+    #[error("tensor `{tensor}`: {found} cannot be stored as {format}")]
+    Unrepresentable {
+        /// GGUF name of the tensor.
+        tensor: String,
+        /// ggml's name of the format.
+        format: &'static str,
+        /// The weight, or its magnitude.
+        found: f32,
+    },
+    /// The user wanted it to end.
+    #[error("interrupted")]
+    Interrupted,
     /// The logits of a step are not numbers.
     #[error("the device computed logits that are not numbers")]
     BadLogits,
@@ -213,6 +234,13 @@ impl Error {
             Error::Gpu { .. } | Error::DeviceLost { .. } => {
                 Some("try again, with a smaller context (`-c`), or with `--device cpu`".into())
             }
+            Error::Source { .. } => Some(
+                "a model is a folder as Hugging Face has them (config.json, *.safetensors, tokenizer.json or tokenizer.model), or \
+                 Meta's (params.json, consolidated.00.pth, tokenizer.model); files that were cut off have to be fetched again"
+                    .into(),
+            ),
+            Error::Unrepresentable { found, .. } if found.is_finite() => Some("store it as BF16 or F32".into()),
+            Error::Unrepresentable { .. } => Some("the file that it comes from is broken: fetch it again".into()),
             Error::BadLogits => Some("the file or the driver is broken: compare with `--device cpu`".into()),
             Error::EngineFailed { source } => source.hint(),
             Error::EngineEnded => Some("this is a bug in halfbyte: please report what was printed above".into()),

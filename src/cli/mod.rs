@@ -11,9 +11,11 @@ mod generate;
 mod inspect;
 mod interrupt;
 mod kernels;
+mod making;
 mod model;
 mod profile;
 mod pull;
+mod quantize;
 mod sampling;
 mod template;
 
@@ -44,6 +46,7 @@ enum Command {
     Inspect(inspect::Args),
     Kernels(kernels::Args),
     Pull(pull::Args),
+    Quantize(quantize::Args),
 }
 
 const HEADING: Style = AnsiColor::Green.on_default().bold();
@@ -64,6 +67,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Kernels(args) => kernels::run(&args),
         Command::Pull(args) => pull::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
     };
     result.unwrap_or_else(|error| report(&error))
 }
@@ -79,6 +83,9 @@ fn report(error: &Error) -> ExitCode {
         && source.kind() == std::io::ErrorKind::BrokenPipe
     {
         return ExitCode::SUCCESS;
+    }
+    if matches!(error, Error::Interrupted) {
+        return ExitCode::from(interrupt::EXIT_CODE);
     }
     anstream::eprintln!("{ERROR}error{ERROR:#}: {}", printable(&error.to_string()));
     if let Some(hint) = error.hint() {

@@ -9,6 +9,7 @@
 
 mod cursor;
 mod ggml_type;
+mod map;
 mod metadata;
 mod names;
 mod parse;
@@ -17,14 +18,13 @@ mod value;
 mod write;
 
 pub use ggml_type::GgmlType;
+pub use map::Map;
 pub use metadata::Metadata;
 pub use value::{Array, StringArray, Value, ValueType};
 pub use write::{GgufWriter, TensorStream};
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::quant::{self, Format, SharedBytes, Weight};
@@ -53,7 +53,12 @@ pub struct Gguf {
     by_name: NameIndex,
     /// The bytes of the file, or of each part of a split one.
     parts: Vec<SharedBytes>,
+    /// The file that each part is mapped from; none for one in memory.
+    files: Vec<MappedFile>,
 }
+
+/// A file, and the map of it.
+type MappedFile = (PathBuf, Map);
 
 /// One row of the tensor table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,10 +107,14 @@ impl Gguf {
     /// # Errors
     /// If a file cannot be opened, or is not what GGUF says: see [`Error::Gguf`].
     pub fn open(path: &Path) -> Result<Self> {
-        let parsed = parse::parse(map(path)?, path)?;
+        let map = Map::open(path)?;
+        let parsed = parse::parse(map.bytes(), path)?;
         match split::SplitInfo::of(&parsed, path)? {
-            None => Ok(Self::from_parts(path, vec![parsed])),
-            Some(info) => Ok(Self::from_parts(path, split::open_all(&info, parsed, path)?)),
+            None => Ok(Self { files: vec![(path.into(), map)], ..Self::from_parts(path, vec![parsed]) }),
+            Some(info) => {
+                let (files, parts) = split::open_all(&info, (map, parsed), path)?;
+                Ok(Self { files, ..Self::from_parts(path, parts) })
+            }
         }
     }
 
@@ -134,7 +143,7 @@ impl Gguf {
         }
         let (version, alignment, metadata) = first.expect("a file has at least one part");
         let by_name = NameIndex::new(&tensors, |t| &t.name).expect("names were checked to be distinct");
-        Self { path: path.into(), version, alignment, metadata, tensors, by_name, parts }
+        Self { path: path.into(), version, alignment, metadata, tensors, by_name, parts, files: Vec::new() }
     }
 
     /// The file, as it was named.
@@ -155,6 +164,11 @@ impl Gguf {
     /// Files that this one is made of.
     pub fn n_parts(&self) -> usize {
         self.parts.len()
+    }
+
+    /// The files that it is made of; none if it is in memory.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
     }
 
     /// Bytes of all files together.
@@ -193,25 +207,9 @@ impl Gguf {
     pub fn bytes(&self, info: &TensorInfo) -> Option<SharedBytes> {
         Some(self.parts[info.part].slice(info.offset..info.offset + info.n_bytes?))
     }
-}
 
-/// Maps a file; a path that cannot be one gets its own message.
-fn map(path: &Path) -> Result<SharedBytes> {
-    let io = |action| move |source| Error::Io { action, path: path.into(), source };
-    let usage = |what| Error::Usage { what, hint: "name a .gguf file".into() };
-    if path.as_os_str().is_empty() {
-        return Err(usage("the path of the model is empty".into()));
+    /// The map that a tensor of this file lies in; `None` if it is in memory.
+    pub fn map(&self, info: &TensorInfo) -> Option<&Map> {
+        self.files.get(info.part).map(|(_, map)| map)
     }
-    let file = File::open(path).map_err(io("open"))?;
-    let kind = file.metadata().map_err(io("read"))?;
-    if kind.is_dir() {
-        return Err(usage(format!("{} is a directory", path.display())));
-    }
-    if !kind.is_file() {
-        return Err(usage(format!("{} is not a regular file, and only those can be mapped", path.display())));
-    }
-    // SAFETY: the map is private and read-only, and lives in the `Arc` that every slice of it holds. That nobody
-    // cuts the file short meanwhile cannot be ensured by any program that maps files; `open` says so.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io("map"))?;
-    Ok(SharedBytes::new(Arc::new(map)))
 }

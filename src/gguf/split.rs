@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::names::NameIndex;
 use super::parse::{Parsed, parse};
+use super::{Map, MappedFile};
 use crate::error::{Error, Result};
 
 /// What a part says about the whole.
@@ -34,8 +35,8 @@ impl SplitInfo {
     }
 }
 
-/// The parts that belong to `named`, which is the part `info`, in order.
-pub(super) fn open_all(info: &SplitInfo, named: Parsed, path: &Path) -> Result<Vec<Parsed>> {
+/// The files that belong to `named`, which is the part `info`, in order, and what they hold.
+pub(super) fn open_all(info: &SplitInfo, named: (Map, Parsed), path: &Path) -> Result<(Vec<MappedFile>, Vec<Parsed>)> {
     let paths = part_paths(path, info).ok_or_else(|| {
         let suffix = suffix(info.no, info.count);
         fault(path, format!("it is part {} of {}, so its name has to end in `{suffix}`", info.no + 1, info.count))
@@ -45,11 +46,15 @@ pub(super) fn open_all(info: &SplitInfo, named: Parsed, path: &Path) -> Result<V
         return Err(fault(path, what));
     }
     let mut named = Some(named);
-    let mut parts = Vec::with_capacity(info.count);
+    let (mut files, mut parts) = (Vec::new(), Vec::new());
     for (no, part_path) in paths.iter().enumerate() {
-        let mut part = match named.take_if(|_| no == info.no) {
-            Some(part) => part,
-            None => parse(super::map(part_path)?, part_path)?,
+        let (map, mut part) = match named.take_if(|_| no == info.no) {
+            Some(named) => named,
+            None => {
+                let map = Map::open(part_path)?;
+                let part = parse(map.bytes(), part_path)?;
+                (map, part)
+            }
         };
         match SplitInfo::of(&part, part_path)? {
             Some(found) if (found.no, found.count) == (no, info.count) => {}
@@ -58,10 +63,11 @@ pub(super) fn open_all(info: &SplitInfo, named: Parsed, path: &Path) -> Result<V
         for tensor in &mut part.tensors {
             tensor.part = no;
         }
+        files.push((part_path.clone(), map));
         parts.push(part);
     }
     check_tensors(&parts, info, path)?;
-    Ok(parts)
+    Ok((files, parts))
 }
 
 fn check_tensors(parts: &[Parsed], info: &SplitInfo, path: &Path) -> Result<()> {

@@ -113,6 +113,11 @@ pub fn by_id(id: u32) -> Option<&'static Format> {
     ALL.iter().copied().find(|f| f.id == id)
 }
 
+/// The format with this name, whatever the case of its letters.
+pub fn by_name(name: &str) -> Option<&'static Format> {
+    ALL.iter().copied().find(|f| f.name.eq_ignore_ascii_case(name))
+}
+
 impl Format {
     /// Bytes of `n` weights; `n` is a whole number of blocks.
     pub fn bytes(&self, n: usize) -> usize {

@@ -352,6 +352,7 @@ fn help_is_short_and_has_examples() {
       inspect   Show what is in a model file: metadata, tensors, and the graph that is computed
       kernels   List the GPU kernels that models are run with
       pull      Fetch models, and print where they lie
+      quantize  Make a smaller model of a GGUF file, by storing its weights in a format of fewer bits
 
     Options:
       -h, --help     Print help

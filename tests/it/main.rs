@@ -6,6 +6,7 @@ mod chat;
 mod cli;
 mod common;
 mod conversation;
+mod convert;
 mod cpu;
 mod device_time;
 mod draw;

@@ -42,6 +42,24 @@ fn dequantize(c: &mut Criterion) {
     }
 }
 
+/// Quantization on one core, with an importance for each column, in bytes of f32.
+fn quantize(c: &mut Criterion) {
+    const LEN: usize = 16 * ROW_LEN;
+    let mut group = c.benchmark_group("quantize");
+    let weights: Vec<f32> = (0..LEN).map(|i| ((i * i) as f32).sin()).collect();
+    let importance: Vec<f32> = (0..ROW_LEN).map(|i| (i as f32).cos().abs()).collect();
+    for format in ALL {
+        let mut blocks = vec![0; format.bytes(LEN)];
+        group.throughput(Throughput::Bytes(4 * LEN as u64));
+        group.bench_function(BenchmarkId::from_parameter(format), |b| {
+            b.iter(|| {
+                (format.quantize)(black_box(&weights), Some(&importance), &mut blocks);
+                black_box(&mut blocks);
+            });
+        });
+    }
+}
+
 /// Packing for the GPU on one core, a row at a time.
 fn pack(c: &mut Criterion) {
     let mut group = c.benchmark_group("pack");
@@ -108,5 +126,5 @@ fn product(c: &mut Criterion) {
     }
 }
 
-criterion_group!(kernels, dequantize, pack, product);
+criterion_group!(kernels, dequantize, quantize, pack, product);
 criterion_main!(kernels);

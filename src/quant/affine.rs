@@ -4,33 +4,47 @@
 //! small integers for each sub-block.
 
 use super::block::Half;
-use super::round::{min_max, reciprocal, truncate};
-use super::search::{LEN, Subs, TRIAL_STEP, TRIALS, TURNS, importance};
+use super::round::{min_max, reciprocal, truncate, whole};
+use super::search::{LEN, Subs, TRIAL_STEP, TRIALS, TURNS, importance, sums};
 
 /// `w = scale · q - min`
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Affine {
-    pub scale: f32,
-    pub min: f32,
+#[derive(Clone, Copy, Default)]
+struct Affine {
+    scale: f32,
+    min: f32,
 }
 
 impl Affine {
+    /// Quants of `src`, of `0..=max_q`.
     #[inline(always)]
-    pub(super) fn quants<const N: usize>(self, src: &[f32; N], max_q: u8) -> [u8; N] {
+    fn quants<const N: usize>(self, src: &[f32; N], max_q: u8) -> [u8; N] {
         let per_scale = reciprocal(self.scale);
         src.map(|w| truncate((w + self.min) * per_scale + 0.5, max_q))
     }
 
+    /// The same as numbers.
     #[inline(always)]
-    fn error<const N: usize>(self, src: &[f32; N], importance: &[f32; N], q: &[u8; N]) -> f32 {
-        let square = |w: f32, q: u8| (self.scale * f32::from(q) - self.min - w).powi(2);
-        src.iter().zip(importance).zip(q).map(|((&w, k), &q)| k * square(w, q)).sum()
+    fn numbers<const N: usize>(self, src: &[f32; N], max_q: u8) -> [f32; N] {
+        let (per_scale, mut numbers) = (reciprocal(self.scale), [0.0; N]);
+        for (number, w) in numbers.iter_mut().zip(src) {
+            *number = whole((w + self.min) * per_scale + 0.5, max_q);
+        }
+        numbers
+    }
+
+    #[inline(always)]
+    fn error<const N: usize>(self, src: &[f32; N], importance: &[f32; N], q: &[f32; N]) -> f32 {
+        let [error] = sums(src, importance, q, |w, k, q| {
+            let error = self.scale * q - self.min - w;
+            [k * error * error]
+        });
+        error
     }
 }
 
 /// What offsets a format has.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Offsets {
+enum Offsets {
     /// Any.
     Any,
     /// None that is negative, so that 0 is always representable, or nearly so.
@@ -44,6 +58,7 @@ impl Offsets {
 }
 
 /// Quantizes a block with a scale and an offset of its own: `w = d · q + m`.
+#[inline(always)]
 pub(super) fn block<const N: usize>(src: &[f32; N], given: Option<&[f32; N]>, max_q: u8) -> (Half, Half, [u8; N]) {
     let fit = fit(src, &importance(given), max_q, Offsets::Any);
     let (d, m) = (Half::from_f32(fit.scale), Half::from_f32(-fit.min));
@@ -51,16 +66,17 @@ pub(super) fn block<const N: usize>(src: &[f32; N], given: Option<&[f32; N]>, ma
 }
 
 /// The best scale and offset for quants of `0..=max_q`.
-pub(super) fn fit<const N: usize>(src: &[f32; N], importance: &[f32; N], max_q: u8, offsets: Offsets) -> Affine {
+#[inline(always)]
+fn fit<const N: usize>(src: &[f32; N], importance: &[f32; N], max_q: u8, offsets: Offsets) -> Affine {
     let (least, most) = min_max(src);
     let least = if offsets.allow(-least) { least } else { 0.0 };
     if most <= least || (most - least).is_nan() {
         return Affine { scale: 0.0, min: -least };
     }
     let mut best = Affine { scale: (most - least) / f32::from(max_q), min: -least };
-    let mut best_error = best.error(src, importance, &best.quants(src, max_q));
+    let mut best_error = best.error(src, importance, &best.numbers(src, max_q));
     let mut improve = |trial: Affine| {
-        let q = trial.quants(src, max_q);
+        let q = trial.numbers(src, max_q);
         let fit = least_squares(src, importance, &q, offsets);
         let error = fit.error(src, importance, &q);
         let is_better = fit.scale > 0.0 && error < best_error;
@@ -83,16 +99,8 @@ pub(super) fn fit<const N: usize>(src: &[f32; N], importance: &[f32; N], max_q: 
 
 /// Minimizes `Σ importance · (scale · q - min - w)²`.
 #[inline(always)]
-fn least_squares<const N: usize>(src: &[f32; N], importance: &[f32; N], q: &[u8; N], offsets: Offsets) -> Affine {
-    let (mut n, mut sum_q, mut sum_qq, mut sum_w, mut sum_qw) = (0.0, 0.0, 0.0, 0.0, 0.0);
-    for ((&w, &k), &q) in src.iter().zip(importance).zip(q) {
-        let q = f32::from(q);
-        n += k;
-        sum_q += k * q;
-        sum_qq += k * q * q;
-        sum_w += k * w;
-        sum_qw += k * q * w;
-    }
+fn least_squares<const N: usize>(src: &[f32; N], importance: &[f32; N], q: &[f32; N], offsets: Offsets) -> Affine {
+    let [n, sum_q, sum_qq, sum_w, sum_qw] = sums(src, importance, q, |w, k, q| [k, k * q, k * q * q, k * w, k * q * w]);
     let determinant = n * sum_qq - sum_q * sum_q;
     if determinant <= 0.0 {
         return Affine::default();
@@ -113,7 +121,15 @@ pub(super) struct SuperBlock<const S: usize> {
     error: f32,
 }
 
+impl<const S: usize> SuperBlock<S> {
+    #[inline(always)]
+    fn sub(&self, i: usize) -> Affine {
+        Affine { scale: self.d.to_f32() * f32::from(self.scales[i]), min: self.dmin.to_f32() * f32::from(self.mins[i]) }
+    }
+}
+
 /// Quantizes `S` sub-blocks of `N`, each with a scale and an offset up to `max_scale`, to quants of `0..=max_q`.
+#[inline(always)]
 pub(super) fn super_block<const N: usize, const S: usize>(
     src: &[f32; LEN],
     given: Option<&[f32; LEN]>,
@@ -139,6 +155,7 @@ pub(super) fn super_block<const N: usize, const S: usize>(
 }
 
 /// With the multiples of `d` and `dmin` that leave the least error, of those around the fitted scales and offsets.
+#[inline(always)]
 fn integer_scales<const N: usize, const S: usize>(
     subs: Subs<'_, N>,
     fits: &[Affine; S],
@@ -158,33 +175,33 @@ fn integer_scales<const N: usize, const S: usize>(
         for scale in around(fit.scale, d) {
             for min in around(fit.min, dmin) {
                 let sub = Affine { scale: d.to_f32() * f32::from(scale), min: dmin.to_f32() * f32::from(min) };
-                let q = sub.quants(&subs.src[i], max_q);
-                let error = sub.error(&subs.src[i], &importance, &q);
+                let error = sub.error(&subs.src[i], &importance, &sub.numbers(&subs.src[i], max_q));
                 if error < least {
                     (found.scales[i], found.mins[i], least) = (scale, min, error);
-                    found.q.as_chunks_mut::<N>().0[i] = q;
                 }
             }
         }
         found.error += least;
+        found.q.as_chunks_mut::<N>().0[i] = found.sub(i).quants(&subs.src[i], max_q);
     }
     found
 }
 
 /// The best `d` and `dmin` for the quants that there are now.
+#[inline(always)]
 fn scales_of_scales<const N: usize, const S: usize>(subs: Subs<'_, N>, now: &SuperBlock<S>) -> [f32; 2] {
     // w = d · q - dmin · m
     let (mut sum_qq, mut sum_qm, mut sum_mm, mut sum_wq, mut sum_wm) = (0.0, 0.0, 0.0, 0.0, 0.0);
     for (i, q) in now.q.as_chunks::<N>().0.iter().enumerate() {
         let (scale, m) = (f32::from(now.scales[i]), f32::from(now.mins[i]));
-        for ((&w, &k), &q) in subs.src[i].iter().zip(&subs.importance_of(i)).zip(q) {
-            let q = scale * f32::from(q);
-            sum_qq += k * q * q;
-            sum_qm += k * q * m;
-            sum_mm += k * m * m;
-            sum_wq += k * w * q;
-            sum_wm += k * w * m;
-        }
+        let terms = |w, k, q| [k * q * q, k * q, k, k * w * q, k * w];
+        let q = q.map(f32::from);
+        let [qq, sum_q, n, wq, sum_w] = sums(&subs.src[i], &subs.importance_of(i), &q, terms);
+        sum_qq += scale * scale * qq;
+        sum_qm += scale * m * sum_q;
+        sum_mm += m * m * n;
+        sum_wq += scale * wq;
+        sum_wm += m * sum_w;
     }
     let determinant = sum_qq * sum_mm - sum_qm * sum_qm;
     if determinant <= 0.0 {

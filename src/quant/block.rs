@@ -69,6 +69,23 @@ pub(super) fn quantize<B: Block<N>, const N: usize>(src: &[f32], importance: Opt
         assert!(rest.is_empty() && !blocks.is_empty() && src.len().is_multiple_of(blocks.len()), "rows and columns");
         blocks
     });
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: AVX2 was detected.
+        return unsafe { quantize_avx2(src, importance, dst) };
+    }
+    quantize_all(src, importance, dst);
+}
+
+/// [`quantize_all`], compiled for a CPU with AVX2. Without fused multiply-add, so that the blocks are the same.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn quantize_avx2<B: Block<N>, const N: usize>(src: &[[f32; N]], importance: Option<&[[f32; N]]>, dst: &mut [B]) {
+    quantize_all(src, importance, dst);
+}
+
+#[inline(always)]
+fn quantize_all<B: Block<N>, const N: usize>(src: &[[f32; N]], importance: Option<&[[f32; N]]>, dst: &mut [B]) {
     for (i, (weights, block)) in src.iter().zip(dst).enumerate() {
         *block = B::quantize(weights, importance.map(|blocks| &blocks[i % blocks.len()]));
     }

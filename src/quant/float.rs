@@ -62,6 +62,7 @@ impl block::Block<1> for Single {
         dst[0] = f32::from_le_bytes(self.0);
     }
 
+    #[inline(always)]
     fn quantize(src: &[f32; 1], _: Option<&[f32; 1]>) -> Self {
         Self(src[0].to_le_bytes())
     }
@@ -73,6 +74,7 @@ impl block::Block<1> for Half {
         dst[0] = self.to_f32();
     }
 
+    #[inline(always)]
     fn quantize(src: &[f32; 1], _: Option<&[f32; 1]>) -> Self {
         Self::from_f32(src[0])
     }
@@ -84,6 +86,7 @@ impl block::Block<1> for Brain {
         dst[0] = f32::from_bits(u32::from(u16::from_le_bytes(self.0)) << 16);
     }
 
+    #[inline(always)]
     fn quantize(src: &[f32; 1], _: Option<&[f32; 1]>) -> Self {
         Self(half::bf16::from_f32(src[0]).to_le_bytes())
     }

@@ -52,6 +52,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
+    #[inline(always)]
     fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
         let (d, q) = search::block(Numbers, src, importance);
         Self { d, qs: join_nibbles(&q) }
@@ -69,13 +70,25 @@ impl Grid for Numbers {
     #[inline(always)]
     fn nearest(self, x: f32) -> u8 {
         // Numbers beyond the middle between two neighbours: as many as there are below the nearest.
-        NUMBERS.windows(2).map(|two| u8::from(x > (f32::from(two[0]) + f32::from(two[1])) / 2.0)).sum()
+        NUMBERS.windows(2).map(|two| u8::from(x > middle(two))).sum()
     }
 
     #[inline(always)]
     fn number(self, q: u8) -> f32 {
         f32::from(NUMBERS[usize::from(q)])
     }
+
+    #[inline(always)]
+    fn snap(self, x: f32) -> f32 {
+        let next = |number: f32, two: &[i8]| if x > middle(two) { f32::from(two[1]) } else { number };
+        NUMBERS.windows(2).fold(f32::from(NUMBERS[0]), next)
+    }
+}
+
+/// Between two numbers.
+#[inline(always)]
+fn middle(two: &[i8]) -> f32 {
+    (f32::from(two[0]) + f32::from(two[1])) / 2.0
 }
 
 fn pack(src: &[u8], planes: &mut [&mut [u8]]) {

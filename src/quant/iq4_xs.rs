@@ -93,6 +93,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
+    #[inline(always)]
     fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
         let found = search::super_block::<_, 32, 8>(Numbers, src, importance, -32);
         let head = Head::new(found.d, &found.scales.map(|scale| (scale + 32) as u8));

@@ -63,6 +63,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
+    #[inline(always)]
     fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
         let most = furthest_from_zero(src).abs();
         // The smallest power that no weight is cut off by, and two below it: what the largest lose, others gain.

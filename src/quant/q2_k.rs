@@ -59,6 +59,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
+    #[inline(always)]
     fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
         let found = affine::super_block::<16, 16>(src, importance, 3, 15);
         let scales = std::array::from_fn(|i| found.scales[i] | found.mins[i] << 4);

@@ -94,6 +94,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
+    #[inline(always)]
     fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
         let found = search::super_block::<_, 16, 16>(Signed::<4>, src, importance, -32);
         let mut qh = [0; LEN / 8];

@@ -47,6 +47,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
+    #[inline(always)]
     fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
         let (d, q) = search::block(Signed::<8>, src, importance);
         Self { d, qs: join_nibbles(&q) }

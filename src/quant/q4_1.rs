@@ -49,6 +49,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
+    #[inline(always)]
     fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
         let (d, m, q) = affine::block(src, importance, 15);
         Self { d, m, qs: join_nibbles(&q) }

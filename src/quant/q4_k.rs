@@ -57,6 +57,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
+    #[inline(always)]
     fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
         let found = affine::super_block::<32, 8>(src, importance, 15, 63);
         let (head, q) = (Head::new(found.d, &found.scales, found.dmin, &found.mins), found.q);

@@ -54,6 +54,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
+    #[inline(always)]
     fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
         let (d, q) = search::block(Signed::<16>, src, importance);
         let (qs, qh) = split_five_bits(&q);

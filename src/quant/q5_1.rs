@@ -55,6 +55,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
+    #[inline(always)]
     fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
         let (d, m, q) = affine::block(src, importance, 31);
         let (qs, qh) = split_five_bits(&q);

@@ -65,6 +65,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
+    #[inline(always)]
     fn quantize(src: &[f32; LEN], importance: Option<&[f32; LEN]>) -> Self {
         let search::SuperBlock { d, scales, q, .. } =
             search::super_block::<_, 16, 16>(Signed::<32>, src, importance, -128);

@@ -44,6 +44,7 @@ impl block::Block<LEN> for Block {
         }
     }
 
+    #[inline(always)]
     fn quantize(src: &[f32; LEN], _: Option<&[f32; LEN]>) -> Self {
         let d = round::furthest_from_zero(src).abs() / 127.0;
         let per_d = round::reciprocal(d);

@@ -6,7 +6,7 @@
 //! the nearest ones are tried with the quants that each would have, and the scale of the scales is fitted again.
 
 use super::block::Half;
-use super::round::{furthest_from_zero, reciprocal, truncate};
+use super::round::{furthest_from_zero, reciprocal, truncate, whole};
 
 /// Weights in a super-block.
 pub(super) const LEN: usize = 256;
@@ -29,6 +29,12 @@ pub(super) trait Grid: Copy {
 
     /// What quant `q` stands for.
     fn number(self, q: u8) -> f32;
+
+    /// The number that is nearest to `x`, in steps that vectors can take.
+    #[inline(always)]
+    fn snap(self, x: f32) -> f32 {
+        self.number(self.nearest(x))
+    }
 }
 
 /// The whole numbers from `-N` to `N - 1`; their quants are `N` larger.
@@ -48,11 +54,49 @@ impl<const N: u8> Grid for Signed<N> {
     fn number(self, q: u8) -> f32 {
         f32::from(q) - f32::from(N)
     }
+
+    #[inline(always)]
+    fn snap(self, x: f32) -> f32 {
+        whole(x + (f32::from(N) + 0.5), 2 * N - 1) - f32::from(N)
+    }
 }
 
 /// How much an error of each weight counts. Where nothing is said, or nothing counts, all are alike.
+#[inline(always)]
 pub(super) fn importance<const N: usize>(given: Option<&[f32; N]>) -> [f32; N] {
     given.copied().filter(|given| given.iter().any(|&k| k > 0.0)).unwrap_or([1.0; N])
+}
+
+/// Sums of `S` terms for each weight, which are given the weight, its importance and the number from `q`. Eight sums side by
+/// side, as vectors have them, and added up in one order: the same bits on every machine.
+#[inline(always)]
+pub(super) fn sums<const S: usize, const N: usize>(
+    src: &[f32; N],
+    importance: &[f32; N],
+    q: &[f32; N],
+    terms: impl Fn(f32, f32, f32) -> [f32; S],
+) -> [f32; S] {
+    let mut lanes = [[0.0; 8]; S];
+    let eights = src.as_chunks::<8>().0.iter().zip(importance.as_chunks::<8>().0).zip(q.as_chunks::<8>().0);
+    for ((src, importance), q) in eights {
+        for i in 0..8 {
+            let terms = terms(src[i], importance[i], q[i]);
+            for (lanes, term) in lanes.iter_mut().zip(terms) {
+                lanes[i] += term;
+            }
+        }
+    }
+    lanes.map(|v| ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])))
+}
+
+/// Numbers of the grid that are nearest to `src` in units of a scale.
+#[inline(always)]
+fn numbers<G: Grid, const N: usize>(grid: G, src: &[f32; N], per_scale: f32) -> [f32; N] {
+    let mut numbers = [0.0; N];
+    for (number, w) in numbers.iter_mut().zip(src) {
+        *number = grid.snap(w * per_scale);
+    }
+    numbers
 }
 
 /// Quants of `src` for a scale.
@@ -65,12 +109,16 @@ pub(super) fn quants<G: Grid, const N: usize>(grid: G, src: &[f32; N], scale: f3
 /// What these quants would leave of error.
 #[inline(always)]
 pub(super) fn error<G: Grid, const N: usize>(grid: G, src: &[f32; N], importance: &[f32; N], scale: f32) -> f32 {
-    let per_scale = reciprocal(scale);
-    let square = |w: f32| (scale * grid.number(grid.nearest(w * per_scale)) - w).powi(2);
-    src.iter().zip(importance).map(|(&w, &k)| k * square(w)).sum()
+    let numbers = numbers(grid, src, reciprocal(scale));
+    let [error] = sums(src, importance, &numbers, |w, k, number| {
+        let error = scale * number - w;
+        [k * error * error]
+    });
+    error
 }
 
 /// Quantizes a block with a scale of its own.
+#[inline(always)]
 pub(super) fn block<G: Grid, const N: usize>(grid: G, src: &[f32; N], given: Option<&[f32; N]>) -> (Half, [u8; N]) {
     let d = Half::from_f32(fit(grid, src, &importance(given)));
     (d, quants(grid, src, d.to_f32()))
@@ -84,6 +132,7 @@ struct Scale {
 }
 
 /// The best scale, of either sign.
+#[inline(always)]
 fn fit<G: Grid, const N: usize>(grid: G, src: &[f32; N], importance: &[f32; N]) -> f32 {
     let furthest = furthest_from_zero(src);
     let mut best = Scale::default();
@@ -111,12 +160,8 @@ fn fit<G: Grid, const N: usize>(grid: G, src: &[f32; N], importance: &[f32; N]) 
 /// The best scale for the quants that `per_scale` gives: `Σkwq / Σkqq`, which takes `(Σkwq)² / Σkqq` off the error.
 #[inline(always)]
 fn least_squares<G: Grid, const N: usize>(grid: G, src: &[f32; N], importance: &[f32; N], per_scale: f32) -> Scale {
-    let (mut sum_wq, mut sum_qq) = (0.0, 0.0);
-    for (&w, &k) in src.iter().zip(importance) {
-        let q = grid.number(grid.nearest(w * per_scale));
-        sum_wq += k * w * q;
-        sum_qq += k * q * q;
-    }
+    let numbers = numbers(grid, src, per_scale);
+    let [sum_wq, sum_qq] = sums(src, importance, &numbers, |w, k, q| [k * w * q, k * q * q]);
     Scale { scale: sum_wq / sum_qq, gain: sum_wq * sum_wq / sum_qq }
 }
 
@@ -130,6 +175,7 @@ pub(super) struct SuperBlock<const S: usize> {
 }
 
 /// Quantizes `S` sub-blocks of `N`, each with a signed scale from `lowest` to `-lowest - 1`.
+#[inline(always)]
 pub(super) fn super_block<G: Grid, const N: usize, const S: usize>(
     grid: G,
     src: &[f32; LEN],
@@ -162,16 +208,19 @@ pub(super) struct Subs<'a, const N: usize> {
 }
 
 impl<'a, const N: usize> Subs<'a, N> {
+    #[inline(always)]
     pub(super) fn new(src: &'a [f32; LEN], importance: &'a [f32; LEN]) -> Self {
         Self { src: src.as_chunks().0, importance: importance.as_chunks().0 }
     }
 
     /// As [`importance`]: some sub-block may have none.
+    #[inline(always)]
     pub(super) fn importance_of(&self, i: usize) -> [f32; N] {
         importance(Some(&self.importance[i]))
     }
 
     /// With the multiples of `d` that leave the least error, of those around the fitted scales.
+    #[inline(always)]
     fn integer_scales<G: Grid, const S: usize>(&self, grid: G, fits: &[f32; S], d: Half, lowest: i8) -> SuperBlock<S> {
         let mut found = SuperBlock { d, scales: [0; S], q: [0; LEN], error: 0.0 };
         let q = found.q.as_chunks_mut::<N>().0.iter_mut();
@@ -190,15 +239,41 @@ impl<'a, const N: usize> Subs<'a, N> {
     }
 
     /// The best scale of the scales for the quants that they have now.
+    #[inline(always)]
     fn scale_of_scales<G: Grid, const S: usize>(&self, grid: G, now: &SuperBlock<S>) -> f32 {
         let (mut sum_wq, mut sum_qq) = (0.0, 0.0);
-        for (i, (&scale, q)) in now.scales.iter().zip(now.q.as_chunks::<N>().0).enumerate() {
-            for ((&w, &k), &q) in self.src[i].iter().zip(&self.importance_of(i)).zip(q) {
-                let q = f32::from(scale) * grid.number(q);
-                sum_wq += k * w * q;
-                sum_qq += k * q * q;
-            }
+        for (i, &scale) in now.scales.iter().enumerate() {
+            let scale = f32::from(scale);
+            let numbers = numbers(grid, &self.src[i], reciprocal(now.d.to_f32() * scale));
+            let [wq, qq] = sums(&self.src[i], &self.importance_of(i), &numbers, |w, k, q| [k * w * q, k * q * q]);
+            sum_wq += scale * wq;
+            sum_qq += scale * scale * qq;
         }
         sum_wq * reciprocal(sum_qq)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Grid, Signed};
+    use crate::quant::iq4_nl::Numbers;
+
+    fn check<G: Grid>(grid: G, n_quants: u8) {
+        let [least, most] = G::ENDS.map(|end| end as i32);
+        let fine = (16 * least..=16 * most).map(|i| i as f32 / 8.0);
+        for x in fine.chain([f32::INFINITY, f32::NEG_INFINITY, 1e30, -1e30, f32::NAN]) {
+            let found = grid.number(grid.nearest(x));
+            assert_eq!(grid.snap(x), found, "{x}");
+            let distance = |number: f32| (number - x).abs();
+            let is_nearest = (0..n_quants).all(|q| distance(found) <= distance(grid.number(q)));
+            assert!(is_nearest || x.is_nan(), "{x} became {found}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_number_is_found() {
+        check(Signed::<4>, 8);
+        check(Signed::<32>, 64);
+        check(Numbers, 16);
     }
 }

@@ -9,7 +9,7 @@
 //! group   WG invocations are WG/LANES teams of LANES; a team shares 2 rows, its lane i takes groups i, i+LANES, …
 //! turn    2·32 weights, 32·4 bytes of x
 //! const   WG, LANES  powers of two, LANES ≤ WG;  M;  USED;  EACH  slots that a row of x is for: 1 or USED
-//! import  group, shape, x, quant, lanes, expert_epilogue
+//! import  group, shape, x, quant, lanes, scale, expert_epilogue
 //! tail    rows that are not the expert's, or not in this binding, are not written; K is a whole number of groups
 //! exact   f32 sums; order differs from the CPU: nmse ≤ 1e-7
 //! cpu     src/backend/cpu/ops/expert_matmul.rs
@@ -74,8 +74,8 @@ fn main(
         sum.y = quant_add(sum.y, w1 + g, g, s1, x_sums, x_half);
     }
 
-    // 3. sums over the lanes of the team; one lane writes
-    sum = lanes_sum(sum, i);
+    // 3. sums over the lanes of the team, and the factor that an RMSNorm before this leaves to us; one lane writes
+    sum = lanes_sum(sum, i) * scale_of(lanes_total(scale_part(lane), i));
     if lane == 0u {
         expert_epilogue(slot, expert, row, sum.xy, there);
     }

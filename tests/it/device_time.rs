@@ -78,12 +78,18 @@ fn decode_profile(model: &Model, n: usize) -> (f64, PhaseProfile) {
 }
 
 /// Bytes of all weights that a token needs, each once, and of keys and values of one position, in f16. Of a table that is only
-/// looked up, a row is needed, which is next to nothing.
+/// looked up, a row is needed, which is next to nothing; of experts those that are used.
 fn needed_bytes(model: &Model) -> (u64, u64) {
     let used = model.graph.ops.iter().filter(|op| !matches!(op, Op::Embed { .. }));
-    let weights = used.flat_map(|op| op.weights());
-    let of = |name: &str| model.weight(name).expect("the model has its weights").bytes.len() as u64;
-    let by_name: HashMap<&str, u64> = weights.map(|weight| (weight.name.as_str(), of(&weight.name))).collect();
+    let weights = used.flat_map(|op| {
+        let (part, of) = match op {
+            Op::ExpertMatMul { n_used, n_expert, .. } => (*n_used as u64, *n_expert as u64),
+            _ => (1, 1),
+        };
+        op.weights().into_iter().map(move |weight| (weight.name.as_str(), part, of))
+    });
+    let bytes = |name: &str| model.weight(name).expect("the model has its weights").bytes.len() as u64;
+    let by_name: HashMap<&str, u64> = weights.map(|(name, part, of)| (name, bytes(name) * part / of)).collect();
     let kv = model.graph.kv.iter().map(|shape| 4 * (shape.n_head_kv * shape.head_dim) as u64);
     (by_name.values().sum(), kv.sum())
 }
@@ -92,7 +98,7 @@ fn needed_bytes(model: &Model) -> (u64, u64) {
 #[test]
 fn a_token_reads_what_it_has_to_and_little_more() {
     let smollm2 = golden::load(&common::real_model(SMOLLM2));
-    let tiny = ["llama-q4_0", "llama-q4_k_s", "gemma3-q8_0"].map(|name| (name, golden::tiny(name)));
+    let tiny = ["llama-q4_0", "llama-q4_k_s", "gemma3-q8_0", "mixtral-q8_0"].map(|name| (name, golden::tiny(name)));
     for (name, model) in tiny.iter().map(|(name, model)| (*name, model)).chain([("smollm2", &smollm2)]) {
         let (read_bandwidth, decode) = decode_profile(model, 1);
         assert!(read_bandwidth > 1e8, "{name}: {read_bandwidth} bytes a second");

@@ -2,7 +2,7 @@
 //!
 //! Rows choose their experts by logits that come out of a table, so that a case says which experts have no row, one, or many.
 
-use halfbyte::backend::{Limits, Program, cpu, gpu};
+use halfbyte::backend::{Limits, Program, Weights, cpu, gpu};
 use halfbyte::graph::{Activation, Gating, Graph, GraphBuilder, Val};
 use halfbyte::quant::{self, Format};
 use proptest::prelude::*;
@@ -93,6 +93,8 @@ fn check_expert_matmul(compile: Compile<'_>, case: Case, seed: u64, limit: f64) 
         }
     }
     let error = if power == 0.0 { error } else { error / power };
+    // A few numbers are no mean: one outlier among the activations, which sets the step of the others, may meet a small weight.
+    let limit = if t * n_used * m < 100 { 10.0 * limit } else { limit };
     assert!(error <= limit, "{case:?}: error {error:.1e} (limit {limit:.0e})");
 }
 
@@ -176,18 +178,21 @@ fn logits_that_are_no_numbers_choose_experts_that_exist() {
         let mut tables = Tables::default();
         tables.add("x.weight", &[4, 32], format("F32"), values.as_flattened());
         let found = tables.run(compile, 4, &ops::step_of(4), &[&[0]], |g| {
-            g.block(0).route(g.embed("x", 4, 32, 1.0), 3, Gating::Used, 1.0)
+            g.block(0).route(g.embed("x", 4, 32, 1.0), 16, Gating::Used, 1.0)
         });
-        let experts: Vec<Vec<f32>> = found.chunks(6).map(|row| row[..3].to_vec()).collect();
-        assert_eq!(experts, [[0.0, 1.0, 2.0], [0.0, 2.0, 3.0], [0.0, 1.0, 2.0], [2.0, 0.0, 1.0]]);
+        let rows: Vec<&[f32]> = found.chunks(32).map(|row| &row[..16]).collect();
+        assert!(rows.iter().all(|row| (0..16).all(|u| row[u] < 32.0 && !row[..u].contains(&row[u]))), "{rows:?}");
+        let first: Vec<&[f32]> = rows.iter().map(|row| &row[..3]).collect();
+        assert_eq!(first, [[0.0, 1.0, 2.0], [0.0, 2.0, 3.0], [0.0, 1.0, 2.0], [2.0, 0.0, 1.0]]);
     };
     check_op(|compile, _| check(compile));
-    check(&|graph, weights, limits| {
-        let options = gpu::Options { fuse: false, keep_tensors: true, ..in_f32() };
-        Box::new(
-            gpu::compile(graph, weights, limits, &options, &mut |_, _| ()).expect("an adapter: see ./scripts/test"),
-        )
-    });
+    check(&on_gpu);
+}
+
+/// Keeps all tensors.
+fn on_gpu(graph: &Graph, weights: &dyn Weights, limits: Limits) -> Box<dyn Program> {
+    let options = gpu::Options { fuse: false, keep_tensors: true, ..in_f32() };
+    Box::new(gpu::compile(graph, weights, limits, &options, &mut |_, _| ()).expect("an adapter: see ./scripts/test"))
 }
 
 /// A mixture between an embedding and logits.
@@ -238,7 +243,7 @@ impl Mixture {
     }
 
     fn graph(&self, tables: &Tables) -> Graph {
-        let shapes = |name: &str| halfbyte::backend::Weights::weight(tables, name).map(|w| w.shape);
+        let shapes = |name: &str| tables.weight(name).map(|w| w.shape);
         let g = GraphBuilder::new("mixture", &shapes);
         let logits = self.build(&g);
         g.finish(logits).expect("the mixture is a graph")
@@ -311,4 +316,43 @@ fn mixtures_on_the_gpu_are_those_of_the_reference() {
             }
         }
     }
+}
+
+/// The weights of an expert that no row uses may be anything.
+#[test]
+fn experts_that_no_row_uses_are_not_read() {
+    const N: usize = 32;
+    let check = |compile: Compile<'_>| {
+        let mut numbers = Numbers(5);
+        let mut tables = Tables::default();
+        // Of three experts the second one is never chosen, whether few rows come or many.
+        let routes: Vec<f32> =
+            (0..N).flat_map(|t| [t as f32 - 8.0, -100.0, 0.0].into_iter().chain([-200.0; 29])).collect();
+        tables.add("r.weight", &[N, 32], format("F32"), &routes);
+        let x = f64s(&tables.input("x", N, 32, &mut numbers));
+        let mut w = numbers.f32s(32 * 32 * 32);
+        w[32 * 32..2 * 32 * 32].fill(f32::NAN);
+        w[3 * 32 * 32..].fill(f32::NAN);
+        tables.add("blk.0.w.weight", &[32, 32, 32], format("F32"), &w);
+        for n in [1, 4, N] {
+            let found = tables.run(compile, N, &ops::step_of(n), &[&[0]], |g| {
+                let b = g.block(0);
+                let route = b.route(g.embed("r", N, 32, 1.0), 2, Gating::Used, 1.0);
+                b.expert_matmul("w", g.embed("x", N, 32, 1.0), route, 32, 32)
+            });
+            let product = |t: usize, e: usize, m: usize| -> f64 {
+                let w = &w[(e * 32 + m) * 32..][..32];
+                w.iter().zip(&x[t * 32..]).map(|(&w, x)| f64::from(w) * x).sum()
+            };
+            // Expert 0 comes first where its logit is not below 0.
+            let experts = |t: usize| if t >= 8 { [0, 2] } else { [2, 0] };
+            let expected: Vec<f64> = (0..n)
+                .flat_map(|t| experts(t).into_iter().flat_map(move |e| (0..32).map(move |m| (t, e, m))))
+                .map(|(t, e, m)| product(t, e, m))
+                .collect();
+            assert_near(&format!("{n} rows"), &found, &expected, 1e-9);
+        }
+    };
+    check_op(|compile, _| check(compile));
+    check(&on_gpu);
 }

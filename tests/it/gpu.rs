@@ -575,7 +575,7 @@ fn counters(program: &mut gpu::GpuProgram, n: usize, from: u32) -> HashMap<&'sta
 /// One submit, one pass, nothing created.
 #[test]
 fn a_step_is_one_submit_of_one_pass() {
-    for name in ["llama-q4_0", "gemma3-q8_0", "llama-q4_k_s"] {
+    for name in ["llama-q4_0", "gemma3-q8_0", "llama-q4_k_s", "mixtral-q8_0", "gpt-oss-f32"] {
         let model = golden::tiny(name);
         let mut program = compile(&model, golden::limits(64, 32), &gpu::Options::default());
         for n in [1, 2, 20] {
@@ -585,12 +585,13 @@ fn a_step_is_one_submit_of_one_pass() {
     }
 }
 
-/// A token takes five dispatches a llama layer and seven a gemma3 layer, one more where attention is split; and besides
-/// them the embedding, the logits and two for the best of them. Also where q, k and v have two formats.
+/// A token takes five dispatches a llama layer, seven a gemma3 layer, and eight with a mixture of experts (logits, choice and sum
+/// beside the matrices); one more where attention is split; and besides them the embedding, the logits and two for the best of them. Also where q, k and v have two formats.
 #[test]
 fn a_token_takes_few_dispatches() {
     let models = [
         ("llama-q4_0", golden::tiny("llama-q4_0"), 5, 2),
+        ("mixtral-q8_0", golden::tiny("mixtral-q8_0"), 8, 2),
         // Its layers see less than a split.
         ("gemma3-q8_0", golden::tiny("gemma3-q8_0"), 7, 0),
         (GEMMA3, golden::load(&common::real_model(GEMMA3)), 7, 18),

@@ -1,16 +1,51 @@
-//! The calls of a mixture of experts: routing, products with the experts that rows use, their sum.
+//! The nodes and the calls of a mixture of experts: routing, products with the experts that rows use, their sum.
 //!
 //! Which experts a row uses is known on the device only, and nobody asks: a step with few rows has a grid over slots, each of
 //! which finds its expert; one with many sorts its slots by expert first, in tiles of as many as a workgroup takes, with room for
 //! as many tiles as there can be. Workgroups without a tile end at once.
 
-use super::fuse::{ExpertMatMul, Node, Route};
-use super::kernels::{Bind, Call, Grid, Lower, Mode, activation};
+use super::fold::Fold;
+use super::fuse::Node;
+use super::kernels::{Bind, Call, Constants, Grid, Lower, Mode, Modules, Shape, activation};
 use super::matmul::FEW;
-use super::memory::GROUP;
+use super::memory::{GROUP, MatrixRef};
 use super::shader::KernelKey;
 use super::tune;
-use crate::graph::Gating;
+use crate::graph::{Activation, Gating, WeightRef};
+
+/// A choice of experts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Route {
+    pub x: usize,
+    pub n_used: usize,
+    pub gating: Gating,
+    pub scale: f32,
+    pub y: usize,
+}
+
+/// A product with experts, or one with gate and up by turns and their activation.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ExpertMatMul {
+    pub x: usize,
+    pub route: usize,
+    /// `[E·M, K]`
+    pub matrix: MatrixRef,
+    pub bias: Vec<WeightRef>,
+    pub act: Option<Activation>,
+    pub n_expert: usize,
+    pub n_used: usize,
+    pub y: usize,
+}
+
+/// The sum of what experts gave.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct ExpertSum {
+    pub x: usize,
+    pub route: usize,
+    pub n_used: usize,
+    pub residual: Option<usize>,
+    pub y: usize,
+}
 
 /// Slots of a tile: as many as a workgroup of `expert_matmul` takes.
 pub(crate) const TILE: usize = 32;
@@ -87,6 +122,10 @@ impl Lower<'_> {
         let m = node.matrix.n_rows() / node.n_expert;
         let tune::MatVec { wg, lanes, .. } = tune::matvec(self.caps, m, node.matrix.row_len() / GROUP, false);
         let mut call = self.expert_call("expert_matvec", node, part);
+        let mut shape = self.shape(&node.matrix, part, node.y);
+        let norm = if mode == Mode::One { self.fused.gone_norm(node.x) } else { None };
+        self.factor(norm, &mut call.key.modules, &mut call.key.constants, &mut call.binds, &mut shape);
+        call.binds.push((5, Bind::Shape(shape)));
         call.key.modules.extend(self.matvec_modules(lanes, true));
         call.key.constants.extend([("WG", wg.into()), ("LANES", lanes.into()), ("USED", node.n_used.into())]);
         call.binds.push((2, Bind::Tensor(node.route)));
@@ -101,13 +140,13 @@ impl Lower<'_> {
         let (n_used, n_expert) = (node.n_used, node.n_expert);
         let mut call = self.expert_call("expert_matmul", node, part);
         call.key.constants.push(("TILES", self.n_tiles(n_used, n_expert).into()));
-        call.binds.push((2, Bind::Sorted));
+        call.binds.extend([(2, Bind::Sorted), (5, Bind::Shape(self.shape(&node.matrix, part, node.y)))]);
         let x = (node.matrix.n_rows() / n_expert).div_ceil(64) as u32;
         call.grid = Grid::Tiles { x, n_used: n_used as u32, n_expert: n_expert as u32, rows: [FEW + 1, u32::MAX] };
         call
     }
 
-    /// What both have in common.
+    /// What both have in common: all but the grid and the shape.
     fn expert_call(&self, kernel: &'static str, node: &ExpertMatMul, part: usize) -> Call {
         let matrix = self.weights.matrix(&node.matrix);
         let m = node.matrix.n_rows() / node.n_expert;
@@ -129,7 +168,6 @@ impl Lower<'_> {
             binds.push((3, Bind::Vector(node.bias.clone())));
             constants.push(("N_EXPERT", node.n_expert.into()));
         }
-        binds.push((5, Bind::Shape(self.shape(&node.matrix, part, node.y))));
         Call {
             key: KernelKey { kernel, modules, constants },
             binds,
@@ -138,11 +176,19 @@ impl Lower<'_> {
         }
     }
 
-    /// The call that adds up what experts gave.
-    pub(super) fn expert_sum(&self, [x, route]: [usize; 2], n_used: usize, residual: Option<usize>, y: usize) -> Call {
-        let modules = vec![("residual", if residual.is_some() { "add" } else { "none" })];
-        let mut call = self.elementwise("expert_sum", modules, vec![("USED", n_used.into())], &[x, route], None, y);
-        call.binds.extend(residual.map(|r| (3, Bind::Tensor(r))));
-        call
+    /// The call that adds up what experts gave, and makes the sums of the norm that comes next.
+    pub(super) fn expert_sum(&self, node: &ExpertSum, fold: Option<&Fold>) -> Call {
+        let ExpertSum { x, route, n_used, residual, y } = *node;
+        let width = self.width(y);
+        let wg = tune::ELEMENTWISE;
+        let mut constants: Constants = vec![("D", width.into()), ("USED", n_used.into()), ("WG", wg.into())];
+        let mut modules: Modules = vec![("residual", if residual.is_some() { "add" } else { "none" })];
+        let mut binds = vec![(0, Bind::Tensor(x)), (1, Bind::Tensor(route)), (2, Bind::Tensor(y))];
+        binds.extend(residual.map(|r| (3, Bind::Tensor(r))));
+        self.fold_into(fold, &mut modules, &mut constants, &mut binds);
+        // The sums of a fold begin where its shape says: at the first.
+        binds.extend(fold.map(|_| (5, Bind::Shape(Shape::default()))));
+        let key = KernelKey { kernel: "expert_sum", modules, constants };
+        Call { key, binds, matrix: None, grid: Grid::PerRows { x: width.div_ceil(2 * wg) as u32, rows_each: 1 } }
     }
 }

@@ -42,7 +42,7 @@ pub(crate) fn fold(fused: &mut Fused) {
         }
         let fits = match &fused.nodes[producer] {
             Node::MatMul { epilogue: Epilogue::Store, .. } => is_gone || residual.is_some(),
-            Node::MatMul { epilogue: Epilogue::Add(_), .. } | Node::Embed { .. } => is_gone,
+            Node::MatMul { epilogue: Epilogue::Add(_), .. } | Node::Embed { .. } | Node::ExpertSum(_) => is_gone,
             Node::RmsNorm { .. } => is_gone && fused.folds.iter().any(|f| f.norm == producer && !f.is_gone),
             _ => false,
         };
@@ -76,9 +76,13 @@ fn readers(fused: &Fused, tensor: usize) -> impl Iterator<Item = &Node> {
     fused.nodes.iter().filter(move |node| node.tensors().0.contains(&tensor))
 }
 
-/// Whether all that read a tensor are matmuls, of which it is the input.
+/// Whether all that read a tensor are matmuls, with experts too, of which it is the input.
 fn is_read_by_matmuls(fused: &Fused, tensor: usize) -> bool {
-    let is_input = |node: &Node| matches!(node, Node::MatMul { x, epilogue, .. } if *x == tensor && *epilogue != Epilogue::Add(tensor));
+    let is_input = |node: &Node| match node {
+        Node::MatMul { x, epilogue, .. } => *x == tensor && *epilogue != Epilogue::Add(tensor),
+        Node::ExpertMatMul(node) => node.x == tensor,
+        _ => false,
+    };
     readers(fused, tensor).next().is_some() && readers(fused, tensor).all(is_input)
 }
 

@@ -6,9 +6,10 @@
 //! before it. Nothing is fused when
 //! tensors are to be kept, so that each value of the graph exists.
 
+use super::experts::{ExpertMatMul, ExpertSum, Route};
 use super::fold::Fold;
 use super::memory::{MatrixRef, Order};
-use crate::graph::{Activation, AttentionSpec, Gating, Graph, Op, Rows, ValueId, WeightRef};
+use crate::graph::{Activation, AttentionSpec, Graph, Op, Rows, ValueId, WeightRef};
 
 /// A value, or a piece of a wider one: element `(t, i)` lies at `t · stride + offset + i`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,13 +97,7 @@ pub(crate) enum Node {
     },
     Route(Route),
     ExpertMatMul(ExpertMatMul),
-    ExpertSum {
-        x: usize,
-        route: usize,
-        n_used: usize,
-        residual: Option<usize>,
-        y: usize,
-    },
+    ExpertSum(ExpertSum),
     Add {
         a: usize,
         b: usize,
@@ -124,30 +119,6 @@ pub(crate) enum Node {
     },
 }
 
-/// A choice of experts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Route {
-    pub x: usize,
-    pub n_used: usize,
-    pub gating: Gating,
-    pub scale: f32,
-    pub y: usize,
-}
-
-/// A product with experts, or one with gate and up by turns and their activation.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct ExpertMatMul {
-    pub x: usize,
-    pub route: usize,
-    /// `[E·M, K]`
-    pub matrix: MatrixRef,
-    pub bias: Vec<WeightRef>,
-    pub act: Option<Activation>,
-    pub n_expert: usize,
-    pub n_used: usize,
-    pub y: usize,
-}
-
 impl Node {
     /// Tensors read, then the one written (a fold adds to these).
     pub(crate) fn tensors(&self) -> (Vec<usize>, Option<usize>) {
@@ -161,7 +132,7 @@ impl Node {
             | Node::Softcap { x, y, .. }
             | Node::Route(Route { x, y, .. }) => (vec![*x], Some(*y)),
             Node::ExpertMatMul(ExpertMatMul { x, route, y, .. }) => (vec![*x, *route], Some(*y)),
-            Node::ExpertSum { x, route, residual, y, .. } => {
+            Node::ExpertSum(ExpertSum { x, route, residual, y, .. }) => {
                 ([*x, *route].into_iter().chain(*residual).collect(), Some(*y))
             }
             Node::StoreKv { k, v, .. } => (vec![*k, *v], None),
@@ -425,7 +396,7 @@ impl<'a> Fuser<'a> {
             }
             Op::ExpertSum { x, route, n_used } => {
                 let (x, route, n_used) = (self.at(*x), self.at(*route), *n_used);
-                Node::ExpertSum { x, route, n_used, residual: None, y: self.make(id) }
+                Node::ExpertSum(ExpertSum { x, route, n_used, residual: None, y: self.make(id) })
             }
             Op::Add { a, b } => Node::Add { a: self.at(*a), b: self.at(*b), y: self.make(id) },
             Op::OutputRows { x } => Node::OutputRows { x: self.at(*x), y: self.make(id) },
@@ -530,7 +501,7 @@ impl<'a> Fuser<'a> {
             }
             Op::ExpertSum { x, route, n_used } => {
                 let (x, route, n_used) = (self.at(*x), self.at(*route), *n_used);
-                Node::ExpertSum { x, route, n_used, residual: Some(residual), y: self.make(id) }
+                Node::ExpertSum(ExpertSum { x, route, n_used, residual: Some(residual), y: self.make(id) })
             }
             op => panic!("{op:?} takes no residual"),
         };

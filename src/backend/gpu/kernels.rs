@@ -178,9 +178,7 @@ impl Lower<'_> {
             }
             Node::Route(node) => self.route(node, mode, calls),
             Node::ExpertMatMul(node) => self.expert_matmul(node, mode, calls),
-            Node::ExpertSum { x, route, n_used, residual, y } => {
-                calls.push(self.expert_sum([*x, *route], *n_used, *residual, *y));
-            }
+            Node::ExpertSum(node) => calls.push(self.expert_sum(node, None)),
             Node::Add { a, b, y } => calls.push(self.elementwise("add", vec![], vec![], &[*a, *b], None, *y)),
             Node::OutputRows { x, y } => {
                 calls.push(self.elementwise("output_rows", vec![], vec![], &[*x], Some(Bind::Outputs), *y));

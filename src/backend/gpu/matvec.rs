@@ -63,6 +63,8 @@ impl Lower<'_> {
                 calls.push(self.norm_add(i, *x, weight, *residual, *y));
             }
             Node::Embed { table, scale, y } => self.embed(table, *scale, *y, after, calls),
+            Node::ExpertMatMul(node) => self.expert_matmul(node, Mode::One, calls),
+            Node::ExpertSum(node) => calls.push(self.expert_sum(node, after)),
             Node::MatMul { .. } => {
                 let node = self.matvec_of(i);
                 if let Some(call) = self.matvec_two(&node, i) {
@@ -182,7 +184,7 @@ impl Lower<'_> {
     }
 
     /// What applies the factor of a norm whose sums are there, or nothing.
-    fn factor(
+    pub(super) fn factor(
         &self,
         fold: Option<&Fold>,
         modules: &mut Modules,
@@ -245,6 +247,7 @@ impl Lower<'_> {
             }
             Node::Embed { table, .. } => self.weights.matrix(table).parts.len() * self.embed_workgroups(table),
             Node::RmsNorm { weight, .. } => weight.shape[1].div_ceil(2 * tune::norm_add(self.caps)),
+            Node::ExpertSum(sum) => self.width(sum.y).div_ceil(2 * tune::ELEMENTWISE),
             node => panic!("{node:?} makes no sums"),
         };
         n as u32

@@ -4,6 +4,7 @@
 //! To add a command: a file, a variant of [`Command`], and a line in its `match`.
 
 mod bench;
+mod compare;
 mod devices;
 mod fetch;
 mod generate;
@@ -11,6 +12,7 @@ mod inspect;
 mod interrupt;
 mod kernels;
 mod model;
+mod perplexity;
 mod profile;
 mod pull;
 
@@ -36,9 +38,11 @@ struct Cli {
 enum Command {
     Generate(generate::Args),
     Bench(bench::Args),
+    Compare(compare::Args),
     Devices(devices::Args),
     Inspect(inspect::Args),
     Kernels(kernels::Args),
+    Perplexity(perplexity::Args),
     Pull(pull::Args),
 }
 
@@ -55,9 +59,11 @@ pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse_from(std::env::args_os().map(long_spelling)).command {
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Kernels(args) => kernels::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
         Command::Pull(args) => pull::run(&args),
     };
     result.unwrap_or_else(|error| report(&error))

@@ -15,7 +15,8 @@ mod code;
 /// An arrow means "may name", and so may be whatever can be reached along arrows.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["engine", "hub"]),
+    ("cli", &["engine", "eval", "hub"]),
+    ("eval", &["engine"]),
     ("engine", &["model", "backend", "tokenizer"]),
     ("model", &["graph", "gguf"]),
     ("backend", &["graph", "quant"]),

@@ -8,6 +8,7 @@ mod cpu;
 mod device_time;
 mod draw;
 mod engine;
+mod eval;
 mod fidelity;
 mod gguf;
 mod golden;

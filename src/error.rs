@@ -32,6 +32,14 @@ pub enum Error {
         /// What is wrong, with the byte offset where it has one.
         what: String,
     },
+    /// The bytes of a file of log-probabilities are not what the format says.
+    #[error("{}: not a usable file of log-probabilities: {what}", path.display())]
+    LogitsFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
     /// A metadata key that the model needs is not in the file.
     #[error("the file has no metadata key `{key}`")]
     MissingKey {
@@ -209,6 +217,9 @@ impl Error {
                 path.display()
             )),
             Error::Gguf { .. } => Some("the file may be truncated or not a GGUF file at all: download it again".into()),
+            Error::LogitsFile { .. } => {
+                Some("make it again: `halfbyte perplexity MODEL TEXT --save-logits FILE`".into())
+            }
             Error::MissingKey { .. }
             | Error::BadKey { .. }
             | Error::MissingTensor { .. }

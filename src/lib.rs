@@ -2,13 +2,15 @@
 //!
 //! A GGUF file is mapped, its metadata become a [`graph::Graph`] of about a dozen kinds of op, and a back end compiles
 //! that graph once into a [`backend::Program`]: the GPU's out of WGSL kernels, the CPU's out of scalar ops that are also
-//! the reference. An [`engine::Engine`] runs steps of rows for as many sessions as there are.
+//! the reference. An [`engine::Engine`] runs steps of rows for as many sessions as there are. [`eval`] says how good a model
+//! is at a text.
 
 pub mod backend;
 pub mod chat;
 pub mod convert;
 pub mod engine;
 pub mod error;
+pub mod eval;
 pub mod gguf;
 pub mod graph;
 pub mod hub;

@@ -7,11 +7,13 @@ use std::fmt;
 use super::{Program, Step};
 use crate::error::Result;
 
-/// The first tensor whose error is beyond the limit.
+/// How far a tensor is from what it should be.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
     /// Name of the tensor in the graph.
     pub tensor: String,
+    /// Numbers in a row of it.
+    pub width: usize,
     /// Normalized mean squared error: Σ(a - b)² / Σb².
     pub nmse: f64,
     /// What was allowed.
@@ -24,8 +26,15 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tensor, nmse, limit, at: [row, column], values: [a, b] } = self;
+        let Self { tensor, nmse, limit, at: [row, column], values: [a, b], .. } = self;
         write!(f, "{tensor}: nmse {nmse:.1e} (limit {limit:.0e}) at [{row}, {column}]: {a} instead of {b}")
+    }
+}
+
+impl Difference {
+    /// Whether the error is more than what was allowed, or is not a number.
+    pub fn is_beyond(&self) -> bool {
+        self.nmse.is_nan() || self.nmse > self.limit
     }
 }
 
@@ -34,25 +43,32 @@ impl fmt::Display for Difference {
 ///
 /// # Errors
 /// If a device fails.
+pub fn differences(a: &mut dyn Program, b: &mut dyn Program, step: &Step<'_>, limit: f64) -> Result<Vec<Difference>> {
+    a.run(step)?;
+    b.run(step)?;
+    let values = b.graph().values.iter().filter(|value| value.width > 0);
+    let names: Vec<(String, usize)> = values.map(|value| (value.name.clone(), value.width)).collect();
+    let mut all = Vec::with_capacity(names.len());
+    for (tensor, width) in names {
+        let (Some(found), Some(expected)) = (a.tensor(&tensor)?, b.tensor(&tensor)?) else { continue };
+        let (nmse, i) = (nmse(&found, &expected), worst(&found, &expected));
+        let (at, values) = ([i / width, i % width], [found[i], expected[i]]);
+        all.push(Difference { tensor, width, nmse, limit, at, values });
+    }
+    Ok(all)
+}
+
+/// The first of [`differences`] that is beyond the limit.
+///
+/// # Errors
+/// As there.
 pub fn first_difference(
     a: &mut dyn Program,
     b: &mut dyn Program,
     step: &Step<'_>,
     limit: f64,
 ) -> Result<Option<Difference>> {
-    a.run(step)?;
-    b.run(step)?;
-    let names: Vec<(String, usize)> = b.graph().values.iter().map(|v| (v.name.clone(), v.width)).collect();
-    for (name, width) in names {
-        let (Some(found), Some(expected)) = (a.tensor(&name)?, b.tensor(&name)?) else { continue };
-        let nmse = nmse(&found, &expected);
-        if nmse.is_nan() || nmse > limit {
-            let i = worst(&found, &expected);
-            let (at, values) = ([i / width, i % width], [found[i], expected[i]]);
-            return Ok(Some(Difference { tensor: name, nmse, limit, at, values }));
-        }
-    }
-    Ok(None)
+    Ok(differences(a, b, step, limit)?.into_iter().find(Difference::is_beyond))
 }
 
 /// Σ(found - expected)² / Σexpected², or the numerator alone where nothing but zeros is expected.

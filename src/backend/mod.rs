@@ -10,6 +10,7 @@
 
 pub mod compare;
 pub mod cpu;
+mod distribution;
 mod draw;
 pub mod gpu;
 mod kv;
@@ -18,6 +19,7 @@ pub(crate) mod rng;
 
 use crate::error::Result;
 use crate::graph::Graph;
+pub use distribution::Distribution;
 pub(crate) use draw::{Candidate, NO_TOKEN, Plan, candidates, choose};
 pub use draw::{Draw, MAX_TOP_K};
 pub use kv::KvFormat;

@@ -5,6 +5,7 @@
 
 mod bench;
 mod chat;
+mod compare;
 mod devices;
 mod fetch;
 mod generate;
@@ -13,6 +14,7 @@ mod interrupt;
 mod kernels;
 mod making;
 mod model;
+mod perplexity;
 mod profile;
 mod pull;
 mod quantize;
@@ -42,9 +44,11 @@ enum Command {
     Generate(generate::Args),
     Chat(chat::Args),
     Bench(bench::Args),
+    Compare(compare::Args),
     Devices(devices::Args),
     Inspect(inspect::Args),
     Kernels(kernels::Args),
+    Perplexity(perplexity::Args),
     Pull(pull::Args),
     Quantize(quantize::Args),
 }
@@ -63,9 +67,11 @@ pub(crate) fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Kernels(args) => kernels::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Quantize(args) => quantize::run(&args),
     };

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::fetch;
 
-/// Which model, and where it runs.
+/// Which model, and how it runs.
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub(super) struct ModelArgs {
@@ -18,6 +18,14 @@ pub(super) struct ModelArgs {
     #[arg(short, long, value_name = "MODEL", env = "HALFBYTE_MODEL", hide_env_values = true, default_value = hub::DEFAULT_MODEL)]
     pub(super) model: String,
 
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// How a model runs.
+#[derive(Clone, clap::Args)]
+#[command(next_help_heading = "Model")]
+pub(super) struct RunArgs {
     /// `auto`, `cpu`, `gpu`, or a part of an adapter's name
     #[arg(long, value_name = "DEVICE", env = "HALFBYTE_DEVICE", hide_env_values = true, default_value = "auto")]
     device: String,
@@ -66,6 +74,16 @@ impl ModelArgs {
         Ok(engine)
     }
 
+    /// As [`RunArgs::options`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn options(&self, n_ctx: Option<usize>) -> Result<EngineOptions> {
+        self.run.options(n_ctx)
+    }
+}
+
+impl RunArgs {
     /// Options for one session with a context of `n_ctx`.
     ///
     /// # Errors

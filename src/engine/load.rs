@@ -16,6 +16,9 @@ use crate::gguf::Gguf;
 use crate::model::{Config, Model};
 use crate::tokenizer::{self, Tokenizer};
 
+/// Logits of a step take no more than this, as long as there is a row for each session.
+const MAX_LOGITS_BYTES: usize = 128 << 20;
+
 /// Positions of a context window when nobody says how many, and the model was trained for more.
 const DEFAULT_N_CTX: usize = 4096;
 
@@ -30,6 +33,8 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// Most rows in a step: how long the pieces are in which prompts run.
     pub max_rows: usize,
+    /// Most rows in a step whose logits are wanted; at least one a session, and no more than 128 MiB of logits.
+    pub max_outputs: usize,
     /// Sessions that may be open at a time. Each has a whole context window of KV cache.
     pub max_sessions: usize,
     /// Folder where compiled pipelines are kept for the next start, on a GPU whose driver gives them out; by default where
@@ -44,6 +49,8 @@ pub struct EngineOptions {
     pub kernels: Option<cpu::Kernels>,
     /// How keys and values are stored: in f16 if not given.
     pub kv: Option<KvFormat>,
+    /// Whether tensors outlive their step, for [`Program::tensor`].
+    pub keep_tensors: bool,
 }
 
 impl Default for EngineOptions {
@@ -53,8 +60,10 @@ impl Default for EngineOptions {
             n_ctx: None,
             threads: None,
             max_rows: 512,
+            max_outputs: 1,
             max_sessions: 1,
             kv: None,
+            keep_tensors: false,
             kernels: None,
             pipeline_cache: pipeline_cache(std::env::var_os("HALFBYTE_PIPELINE_CACHE")),
             profile: false,
@@ -126,8 +135,8 @@ impl Loaded {
     pub fn open(path: &Path, options: &EngineOptions, progress: Progress<'_>) -> Result<Loaded> {
         let start = Instant::now();
         let gguf = Gguf::open(path)?;
-        let n_ctx_train = Config::from_gguf(&gguf)?.n_ctx;
-        let limits = limits(options, n_ctx_train)?;
+        let config = Config::from_gguf(&gguf)?;
+        let limits = limits(options, config.n_ctx, config.n_vocab)?;
         let model = Model::for_context(&gguf, limits.n_ctx)?;
         let (tokenizer, compiled) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| tokenizer::from_gguf(&gguf));
@@ -143,7 +152,7 @@ impl Loaded {
             threads,
             memory,
             n_ctx: limits.n_ctx,
-            n_ctx_train,
+            n_ctx_train: config.n_ctx,
             chat_template: gguf.metadata().opt_str("tokenizer.chat_template")?.map(Into::into),
             load_time: start.elapsed(),
         };
@@ -178,7 +187,7 @@ fn fast_cores() -> Option<usize> {
     None
 }
 
-fn limits(options: &EngineOptions, n_ctx_train: usize) -> Result<Limits> {
+fn limits(options: &EngineOptions, n_ctx_train: usize, n_vocab: usize) -> Result<Limits> {
     let n_ctx = options.n_ctx.unwrap_or(n_ctx_train.min(DEFAULT_N_CTX));
     let n_seqs = options.max_sessions;
     if !(2..=u32::MAX as usize).contains(&n_ctx) || n_seqs == 0 || options.max_rows == 0 {
@@ -188,7 +197,8 @@ fn limits(options: &EngineOptions, n_ctx_train: usize) -> Result<Limits> {
         });
     }
     let n_pages = n_seqs * n_ctx.div_ceil(PAGE_LEN);
-    Ok(Limits { max_rows: options.max_rows.max(n_seqs), max_outputs: n_seqs, max_seqs: n_seqs, n_ctx, n_pages })
+    let max_outputs = options.max_outputs.min(MAX_LOGITS_BYTES / (size_of::<f32>() * n_vocab)).max(n_seqs);
+    Ok(Limits { max_rows: options.max_rows.max(n_seqs), max_outputs, max_seqs: n_seqs, n_ctx, n_pages })
 }
 
 struct Compiled {
@@ -218,24 +228,25 @@ fn compile(model: &Model, limits: Limits, options: &EngineOptions, progress: Pro
             });
         }
         let kv = if kernels.stores(kv) { kv } else { KvFormat::F32 };
-        let memory = memory::plan(graph, weights, &limits, kv);
+        let memory = memory::plan(graph, weights, &limits, kv, options.keep_tensors);
         memory::check(&what, &memory, true)?;
         // More threads than processors would only take turns, and wait for one another.
         let threads = options.threads.map_or_else(default_threads, |n| n.min(num_cpus::get()));
-        let cpu_options = cpu::Options { threads, kernels, kv, ..cpu::Options::default() };
+        let cpu_options = cpu::Options { threads, kernels, kv, keep_tensors: options.keep_tensors };
         let program = cpu::compile(graph, weights, limits, cpu_options)?;
         return Ok(Compiled { program: Box::new(program), choice, threads: Some(threads), memory });
     };
     let kv = options.kv.unwrap_or_default();
-    let memory = memory::plan(graph, weights, &limits, kv);
+    let memory = memory::plan(graph, weights, &limits, kv, options.keep_tensors);
     // A card's own memory can't be asked for; whether it is enough is found out when it is taken.
     if adapter.kind != AdapterKind::Discrete {
         memory::check(&what, &memory, false)?;
     }
     let device = DeviceOptions { name: Some(adapter.name.clone()), ..DeviceOptions::default() };
     let pipeline_cache = options.pipeline_cache.clone();
-    let EngineOptions { profile, expect_results, .. } = *options;
-    let gpu_options = gpu::Options { device, kv, pipeline_cache, profile, expect_results, ..gpu::Options::default() };
+    let EngineOptions { profile, expect_results, keep_tensors, .. } = *options;
+    let gpu_options =
+        gpu::Options { device, kv, keep_tensors, pipeline_cache, profile, expect_results, ..gpu::Options::default() };
     let program = gpu::compile(graph, weights, limits, &gpu_options, progress)?;
     Ok(Compiled { program: Box::new(program), choice, threads: None, memory })
 }
@@ -270,7 +281,7 @@ mod tests {
     #[test]
     fn the_context_is_what_was_asked_for_or_what_makes_sense() {
         let of = |n_ctx, max_sessions, train| {
-            limits(&EngineOptions { n_ctx, max_sessions, ..EngineOptions::default() }, train)
+            limits(&EngineOptions { n_ctx, max_sessions, ..EngineOptions::default() }, train, 1000)
                 .map(|l| (l.n_ctx, l.n_pages))
         };
         assert_eq!(of(None, 1, 2048).ok(), Some((2048, 64)));
@@ -278,5 +289,18 @@ mod tests {
         assert_eq!(of(Some(33), 3, 2048).ok(), Some((33, 6)));
         assert!(of(Some(1), 1, 2048).is_err());
         assert!(of(None, 0, 2048).is_err());
+    }
+
+    #[test]
+    fn rows_of_logits_are_as_many_as_asked_for_or_have_room() {
+        let of = |max_outputs, max_sessions, n_vocab| {
+            limits(&EngineOptions { max_outputs, max_sessions, ..EngineOptions::default() }, 512, n_vocab)
+                .map(|l| l.max_outputs)
+                .ok()
+        };
+        assert_eq!(of(1, 3, 1000), Some(3));
+        assert_eq!(of(512, 3, 1000), Some(512));
+        assert_eq!(of(512, 3, 262_144), Some(128));
+        assert_eq!(of(512, 200, 262_144), Some(200));
     }
 }

@@ -8,9 +8,9 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Rows};
 
 /// What `graph` takes with these limits: the weights as they are in the file, the pages of the KV cache, and twice the
-/// most that intermediates need at a time. Twice, since buffers of different widths leave gaps, and logits are copied
+/// most that intermediates need at a time, or with `keep_tensors` what all of them need. Twice, since buffers of different widths leave gaps, and logits are copied
 /// once more to be read; programs are found to take between 0.9 and 1.8 times that (a test holds the bound).
-pub(super) fn plan(graph: &Graph, weights: &dyn Weights, limits: &Limits, kv: KvFormat) -> Memory {
+pub(super) fn plan(graph: &Graph, weights: &dyn Weights, limits: &Limits, kv: KvFormat, keep_tensors: bool) -> Memory {
     let weight_refs = graph.ops.iter().flat_map(|op| op.weights());
     let by_name: HashMap<&str, u64> = weight_refs
         .filter_map(|w| weights.weight(&w.name).map(|weight| (w.name.as_str(), weight.bytes.len() as u64)))
@@ -19,17 +19,20 @@ pub(super) fn plan(graph: &Graph, weights: &dyn Weights, limits: &Limits, kv: Kv
     Memory {
         weights_bytes: by_name.values().sum(),
         kv_bytes: (kv_bytes * PAGE_LEN * limits.n_pages) as u64,
-        scratch_bytes: 2 * scratch_bytes(graph, limits),
+        scratch_bytes: 2 * scratch_bytes(graph, limits, keep_tensors),
     }
 }
 
-/// The most bytes of values that are alive at a time, each in f32.
-fn scratch_bytes(graph: &Graph, limits: &Limits) -> u64 {
+/// The most bytes of values that are alive at a time, each in f32; with `keep_tensors` those of all values.
+fn scratch_bytes(graph: &Graph, limits: &Limits, keep_tensors: bool) -> u64 {
     let bytes = |i: usize| {
         let value = &graph.values[i];
         let n_rows = if value.rows == Rows::Step { limits.max_rows } else { limits.max_outputs };
         4 * (n_rows * value.width) as u64
     };
+    if keep_tensors {
+        return (0..graph.ops.len()).map(bytes).sum();
+    }
     let mut dies: HashMap<usize, Vec<usize>> = HashMap::new();
     for (value, last) in graph.last_uses().into_iter().enumerate() {
         dies.entry(last).or_default().push(value);

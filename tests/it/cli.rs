@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use crate::common::{golden, real_model};
 
+mod eval;
+
 const MOON: &str = "The first man on the moon was";
 
 /// The program, without what the user's environment would tell it.

@@ -15,8 +15,9 @@ mod code;
 /// An arrow means "may name", and so may be whatever can be reached along arrows.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["convert", "engine", "hub"]),
+    ("cli", &["convert", "eval", "hub"]),
     ("convert", &["engine"]),
+    ("eval", &["engine"]),
     ("engine", &["model", "backend", "chat"]),
     ("model", &["graph", "gguf"]),
     ("backend", &["graph", "quant"]),

@@ -11,6 +11,7 @@ mod cpu;
 mod device_time;
 mod draw;
 mod engine;
+mod eval;
 mod experts;
 mod fidelity;
 mod gguf;

@@ -10,7 +10,7 @@ mod fast;
 mod multiversion;
 mod ops;
 mod readahead;
-mod simd;
+pub(super) mod simd;
 mod threads;
 mod values;
 

@@ -19,6 +19,7 @@ pub(super) mod elementwise;
 mod floats;
 pub(super) mod gemm;
 pub(super) mod kv;
+pub(in crate::backend) mod logits;
 mod math;
 mod matvec;
 #[cfg(target_arch = "aarch64")]

@@ -2,9 +2,11 @@
 //!
 //! A template is a small Jinja program that comes with the model file, or one of ours for files that have none. It was
 //! written for Python's Jinja2, so that what matters here is to behave like that: `python` has what a template may call,
-//! `json` writes as Python's `json.dumps` does, `rewrite` has what else is different.
+//! `json` writes as Python's `json.dumps` does, `rewrite` has what else is different. `guard` keeps what people write from
+//! steering the model.
 
 mod builtin;
+mod guard;
 mod json;
 mod python;
 mod rewrite;
@@ -13,6 +15,7 @@ mod template;
 use serde::{Deserialize, Serialize};
 
 pub use builtin::{BUILTIN, Builtin};
+pub(crate) use template::Written;
 pub use template::{RenderOptions, Template};
 
 /// One message of a conversation, in the form that OpenAI's API and all templates know.
@@ -46,5 +49,24 @@ impl Message {
     /// What the model answers.
     pub fn assistant(content: impl Into<String>) -> Self {
         Self::new("assistant", content)
+    }
+
+    /// What the model answered, as it came. Of an answer in channels (gpt-oss) the last message counts: templates write no
+    /// more than that, and refuse the rest.
+    pub(crate) fn answer(text: &str) -> Self {
+        let start = text.find("<|channel|>").and(text.rfind("<|message|>")).map_or(0, |at| at + "<|message|>".len());
+        Self::assistant(&text[start..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Message;
+
+    #[test]
+    fn of_an_answer_in_channels_the_last_message_counts() {
+        let text = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes.";
+        assert_eq!(Message::answer(text), Message::assistant("Yes."));
+        assert_eq!(Message::answer("a <|message|> b"), Message::assistant("a <|message|> b"));
     }
 }

@@ -6,7 +6,7 @@ use minijinja::{Environment, Value, context};
 use serde_json::{Map, Value as Json};
 
 use super::rewrite::rewrite;
-use super::{Builtin, Message, python};
+use super::{Builtin, Message, guard, python};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -75,7 +75,8 @@ impl Template {
         &self.stop
     }
 
-    /// The conversation as the model reads it. The names of special tokens in it are to be parsed.
+    /// The conversation as the model reads it. The names of special tokens in it are to be parsed, also where they are in
+    /// messages: [`Template::encode`] knows them apart.
     ///
     /// # Errors
     /// If the template can't write these messages: it says so itself (no system message, a wrong order of roles), or fails.
@@ -95,6 +96,44 @@ impl Template {
         };
         self.environment.get_template(NAME).and_then(|template| template.render(context)).map_err(|e| failed(&e))
     }
+
+    /// The conversation in tokens, with BOS in front where the file wants it. What messages say is text: names of control
+    /// tokens in them stay that.
+    ///
+    /// # Errors
+    /// As [`Template::render`], and if the text is longer than 1 GiB.
+    pub fn encode(&self, messages: &[Message], options: &RenderOptions, tokenizer: &dyn Tokenizer) -> Result<Vec<u32>> {
+        Ok(self.write(messages, options, tokenizer, None)?.tokens)
+    }
+
+    /// As [`Template::encode`], with the text. Where that goes on from `last`, so do the tokens.
+    pub(crate) fn write(
+        &self,
+        messages: &[Message],
+        options: &RenderOptions,
+        tokenizer: &dyn Tokenizer,
+        last: Option<&Written>,
+    ) -> Result<Written> {
+        let text = self.render(&guard::mark(messages, tokenizer), options)?;
+        if let Some(last) = last
+            && let Some(rest) = text.strip_prefix(&last.text)
+        {
+            let rest = guard::encode(rest, tokenizer)?;
+            // Behind a control token the parts of a text are encoded as they are in the whole.
+            if rest.first().is_some_and(|&id| tokenizer.is_control(id)) {
+                return Ok(Written { tokens: [&last.tokens[..], &rest].concat(), text });
+            }
+        }
+        let tokens = tokenizer.with_bos(guard::encode(&text, tokenizer)?);
+        Ok(Written { text, tokens })
+    }
+}
+
+/// What a template wrote, and the tokens that it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Written {
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<u32>,
 }
 
 /// What the template said itself, or what went wrong and where.

@@ -195,8 +195,8 @@ impl Args {
         // What a pipe or a file adds.
         let user = Message::user(prompt.strip_suffix('\n').unwrap_or(prompt));
         let messages: Vec<Message> = self.template.system().map(Message::system).into_iter().chain([user]).collect();
-        let text = template.render(&messages, &RenderOptions::default())?;
-        Ok((tokenizer.encode_start(&text)?, template.stop().to_vec()))
+        let tokens = template.encode(&messages, &RenderOptions::default(), tokenizer.as_ref())?;
+        Ok((tokens, template.stop().to_vec()))
     }
 
     fn read_prompt(&self) -> Result<String> {

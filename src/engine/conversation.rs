@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use futures::Stream;
 
 use super::{Engine, Finish, GenerateOptions, Session, Timings, Token, TokenStream};
-use crate::chat::{Message, RenderOptions, Template};
+use crate::chat::{Message, RenderOptions, Template, Written};
 use crate::error::{Error, Result};
 
 /// Messages, and a session of an engine for the answers.
@@ -21,14 +21,8 @@ pub struct Conversation {
     template: Template,
     options: RenderOptions,
     messages: Vec<Message>,
+    /// The last prompt with the answer to it, and the tokens that the session knows it as.
     last: Option<Written>,
-}
-
-/// A text, and the tokens that the session knows it as.
-#[derive(Debug, Clone)]
-struct Written {
-    text: String,
-    tokens: Vec<u32>,
 }
 
 impl Conversation {
@@ -116,20 +110,8 @@ impl Conversation {
         Ok(prompt)
     }
 
-    /// The messages as text and tokens.
     fn write(&self) -> Result<Written> {
-        let text = self.template.render(&self.messages, &self.options)?;
-        let tokenizer = self.engine.tokenizer();
-        if let Some(last) = &self.last
-            && let Some(rest) = text.strip_prefix(&last.text)
-        {
-            let rest = tokenizer.encode(rest, true)?;
-            // Behind a control token the parts of a text are encoded as they are in the whole.
-            if rest.first().is_some_and(|&id| tokenizer.is_control(id)) {
-                return Ok(Written { tokens: [&last.tokens[..], &rest].concat(), text });
-            }
-        }
-        Ok(Written { tokens: tokenizer.encode_start(&text)?, text })
+        self.template.write(&self.messages, &self.options, self.engine.tokenizer().as_ref(), self.last.as_ref())
     }
 
     /// Forgets the oldest message of a person and what was answered to it, but not the last. Whether there was one.
@@ -191,7 +173,7 @@ impl Drop for Answer<'_> {
             messages.pop();
             return;
         }
-        messages.push(Message::assistant(self.text.as_str()));
+        messages.push(Message::answer(&self.text));
         // Of an answer that was cut somewhere, tokens and text need not be the same.
         *last = match self.stream.finish() {
             Some(Finish::EndOfText) => {

@@ -1,25 +1,29 @@
-//! Byte-level BPE: text is cut into words, and inside a word bytes are joined in the order of a list of merges.
+//! BPE: text is cut into words, and inside a word bytes or characters are joined in the order of a list of merges.
 //!
-//! Files spell the bytes of a token as characters that can be seen (GPT-2's table, [`char_byte`]); merges are given by these
-//! spellings too. All of it is turned into bytes and ids when the tokenizer is built.
+//! Files mostly spell the bytes of a token as characters that can be seen (GPT-2's table, [`char_byte`]); merges are given by
+//! these spellings too. All of it is turned into bytes and ids when the tokenizer is built. A few models spell text as it is
+//! and start from characters, as SentencePiece does ([`Spelling`]).
 
 use std::ops::Range;
 
 use hashbrown::HashMap;
 
 use super::merge::{Chain, Joined, NONE};
-use super::pretokenizer::{PreTokenizer, Scheme};
+use super::pretokenizer::PreTokenizer;
+use super::schemes::{Scheme, Spelling};
 use super::source::VocabSource;
 use super::special::Fragment;
+use super::spm;
 use super::vocab::{Rules, Vocab};
 use super::{Tokenizer, check_text, invalid, quoted};
 use crate::{Error, Result};
 
-/// A byte-level BPE tokenizer (`tokenizer.ggml.model` = `gpt2`).
+/// A BPE tokenizer (`tokenizer.ggml.model` = `gpt2`, `gemma4`).
 #[derive(Debug)]
 pub(super) struct Bpe {
     vocab: Vocab,
     pre: PreTokenizer,
+    spelling: Spelling,
     /// Take a word that is a token whole.
     ignore_merges: bool,
     /// The token of each byte, [`NONE`] where a vocabulary has none: such bytes can't be said and are left out, as in
@@ -31,38 +35,73 @@ pub(super) struct Bpe {
 
 impl Bpe {
     pub(super) fn new(source: &VocabSource<'_>) -> Result<Self> {
-        let scheme = Scheme::by_name(source.pre)?;
-        let rules = Rules { add_bos: scheme.add_bos, space_prefix: None, bos_eos_unk: [None; 3], decode: decode_name };
+        // This kind of vocabulary has one scheme, which files may leave out.
+        let scheme = Scheme::by_name(if source.model == "gemma4" { Some("gemma4") } else { source.pre })?;
+        let decode = match scheme.spelling {
+            Spelling::Bytes => decode_name,
+            Spelling::Text => |name: &str, bytes: &mut Vec<u8>| bytes.extend_from_slice(name.as_bytes()),
+            Spelling::Spaced => spm::decode_name,
+        };
+        let rules = Rules { add_bos: scheme.add_bos, space_prefix: None, bos_eos_unk: [None; 3], decode };
         let vocab = Vocab::new(source, &rules)?;
         let merges = read_merges(source, &vocab)?;
         let byte_ids = std::array::from_fn(|b| {
-            let mut utf8 = [0; 4];
-            vocab.id(byte_char(b as u8).encode_utf8(&mut utf8).as_bytes()).unwrap_or(NONE)
+            let name = match scheme.spelling {
+                Spelling::Bytes => byte_char(b as u8).to_string(),
+                Spelling::Text | Spelling::Spaced => format!("<0x{b:02X}>"),
+            };
+            vocab.id(name.as_bytes()).unwrap_or(NONE)
         });
         let pre = PreTokenizer::new(scheme);
-        Ok(Self { vocab, pre, ignore_merges: scheme.ignore_merges, byte_ids, merges })
+        let Scheme { spelling, ignore_merges, .. } = *scheme;
+        Ok(Self { vocab, pre, spelling, ignore_merges, byte_ids, merges })
     }
 
     fn encode_text(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
         let Scratch { words, spelled, chain } = scratch;
         self.pre.cut(text, words);
         for word in words.drain(..) {
-            let word = &text.as_bytes()[word];
-            if self.ignore_merges {
-                spelled.clear();
-                spelled.extend(word.iter().map(|&b| byte_char(b)));
-                if let Some(id) = self.vocab.id(spelled.as_bytes()) {
-                    ids.push(id);
-                    continue;
-                }
+            let word = &text[word];
+            if self.is_whole(word)
+                && let Some(id) = self.vocab.id(self.spell(word, spelled).as_bytes())
+            {
+                ids.push(id);
+                continue;
             }
             chain.clear();
-            for &byte in word {
-                chain.push(1, self.byte_ids[byte as usize]);
+            match self.spelling {
+                Spelling::Bytes => word.bytes().for_each(|byte| chain.push(1, self.byte_ids[byte as usize])),
+                Spelling::Text | Spelling::Spaced => {
+                    for c in word.chars() {
+                        let id = self.vocab.id(c.encode_utf8(&mut [0; 4]).as_bytes()).unwrap_or(NONE);
+                        chain.push(c.len_utf8(), id);
+                    }
+                }
             }
             chain.join(|left, right| self.merges.get(&(left.id, right.id)).copied());
-            ids.extend(chain.symbols().map(|s| s.id).filter(|&id| id != NONE));
+            for symbol in chain.symbols() {
+                match symbol.id {
+                    NONE => ids.extend(word.as_bytes()[symbol.range()].iter().map(|&b| self.byte_ids[b as usize])),
+                    id => ids.push(id),
+                }
+            }
         }
+        ids.retain(|&id| id != NONE);
+    }
+
+    /// Whether a word is taken whole if it is a token. Of several line breaks that is all that Gemma 4's files say.
+    fn is_whole(&self, word: &str) -> bool {
+        self.ignore_merges || (self.spelling == Spelling::Spaced && word.starts_with('\n'))
+    }
+
+    /// A word as the vocabulary spells it.
+    fn spell<'a>(&self, word: &'a str, spelled: &'a mut String) -> &'a str {
+        if self.spelling != Spelling::Bytes {
+            return word;
+        }
+        spelled.clear();
+        spelled.extend(word.bytes().map(byte_char));
+        spelled
     }
 }
 
@@ -83,9 +122,15 @@ impl Tokenizer for Bpe {
         check_text(text)?;
         let mut scratch = Scratch::default();
         let mut ids = Vec::new();
+        let mut escaped = String::new();
         for fragment in self.vocab.literals().split(text, parse_special) {
             match fragment {
                 Fragment::Token(id) => ids.push(id),
+                Fragment::Text(text) if self.spelling == Spelling::Spaced => {
+                    escaped.clear();
+                    spm::escape_spaces(text, &mut escaped);
+                    self.encode_text(&escaped, &mut scratch, &mut ids);
+                }
                 Fragment::Text(text) => self.encode_text(text, &mut scratch, &mut ids),
             }
         }

@@ -1,7 +1,7 @@
 //! Text to token ids and back, built from nothing but the metadata of a GGUF file.
 //!
-//! There are two kinds of vocabulary: byte-level BPE (`bpe`: GPT-2, Llama 3, Qwen, SmolLM) and SentencePiece (`spm`:
-//! Llama 2, Gemma). They differ in how a piece of text starts (bytes or characters) and in what decides which neighbours
+//! There are two kinds of vocabulary: BPE (`bpe`: GPT-2, Llama 3, Qwen, SmolLM), whose words are cut in as many ways as there
+//! are families of models (`schemes`), and SentencePiece (`spm`: Llama 2, Gemma). They differ in how a piece of text starts (bytes or characters) and in what decides which neighbours
 //! are joined first (a list of merges or the scores of tokens); the joining itself (`merge`), the checked `vocab`, the
 //! special tokens found literally in text (`special`) and the way back to text ([`Detokenizer`]) are one.
 //!
@@ -11,6 +11,7 @@ mod bpe;
 mod detokenizer;
 mod merge;
 mod pretokenizer;
+mod schemes;
 mod source;
 mod special;
 mod spm;
@@ -43,22 +44,6 @@ pub trait Tokenizer: Debug + Send + Sync {
     /// When the text is longer than 1 GiB.
     fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>>;
 
-    /// Ids of the start of a text that goes on: special tokens parsed, BOS in front where the file wants it and the text does
-    /// not have it already.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::encode`].
-    fn encode_start(&self, text: &str) -> Result<Vec<u32>> {
-        let special = self.special();
-        let mut ids = self.encode(text, true)?;
-        if let Some(bos) = special.bos.filter(|_| special.add_bos)
-            && ids.first() != Some(&bos)
-        {
-            ids.insert(0, bos);
-        }
-        Ok(ids)
-    }
-
     /// Ids of a prompt: special tokens parsed, BOS in front and EOS behind where the file wants them and the text does not
     /// have them already.
     ///
@@ -66,13 +51,32 @@ pub trait Tokenizer: Debug + Send + Sync {
     /// As [`Tokenizer::encode`].
     fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
         let special = self.special();
-        let mut ids = self.encode_start(text)?;
+        let mut ids = self.with_bos(self.encode(text, true)?);
         if let Some(eos) = special.eos.filter(|_| special.add_eos)
             && ids.last() != Some(&eos)
         {
             ids.push(eos);
         }
         Ok(ids)
+    }
+
+    /// These ids with BOS in front, where the file wants it and they do not have it already.
+    #[doc(hidden)]
+    fn with_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        let special = self.special();
+        if let Some(bos) = special.bos.filter(|_| special.add_bos)
+            && ids.first() != Some(&bos)
+        {
+            ids.insert(0, bos);
+        }
+        ids
+    }
+
+    /// Where the first name of a token that steers the model begins in `text`.
+    #[doc(hidden)]
+    fn find_special(&self, text: &str) -> Option<usize> {
+        let vocab = self.vocab();
+        vocab.literals().find(text).find(|&(_, id)| vocab.steers(id)).map(|(at, _)| at)
     }
 
     /// The text of a whole sequence of ids, the inverse of [`Tokenizer::encode`]; invalid UTF-8 becomes U+FFFD.
@@ -139,7 +143,7 @@ pub trait Tokenizer: Debug + Send + Sync {
 }
 
 /// Kinds of vocabulary (`tokenizer.ggml.model`) that can be built.
-const MODELS: &[&str] = &["gpt2", "llama"];
+const MODELS: &[&str] = &["gemma4", "gpt2", "llama"];
 
 /// The tokenizer that a file describes.
 ///
@@ -156,7 +160,7 @@ pub fn from_gguf(gguf: &Gguf) -> Result<Arc<dyn Tokenizer>> {
 /// As [`from_gguf`].
 pub fn build(source: VocabSource<'_>) -> Result<Arc<dyn Tokenizer>> {
     match source.model {
-        "gpt2" => Ok(Arc::new(bpe::Bpe::new(&source)?)),
+        "gpt2" | "gemma4" => Ok(Arc::new(bpe::Bpe::new(&source)?)),
         "llama" => Ok(Arc::new(spm::Spm::new(&source)?)),
         other => {
             Err(Error::UnsupportedTokenizer { part: "tokenizer model", found: other.into(), known: MODELS.to_vec() })

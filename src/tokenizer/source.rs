@@ -8,9 +8,11 @@ use crate::gguf::{Metadata, StringArray};
 /// A vocabulary with its rules, unchecked. Named after the keys `tokenizer.ggml.…`.
 #[derive(Debug, Clone, Default)]
 pub struct VocabSource<'a> {
-    /// Kind of vocabulary: `gpt2` or `llama`.
+    /// Kind of vocabulary: `gpt2`, `gemma4` or `llama`.
     pub model: &'a str,
-    /// Name of the scheme that cuts text into words (`gpt2` only).
+    /// What the model calls itself (`general.name`): of some, tokens take white space with them, and files don't say so.
+    pub model_name: Option<&'a str>,
+    /// Name of the scheme that cuts text into words (BPE only).
     pub pre: Option<&'a str>,
     /// The tokens' names, by id.
     pub tokens: Vec<&'a [u8]>,
@@ -18,7 +20,7 @@ pub struct VocabSource<'a> {
     pub token_type: Option<Vec<i32>>,
     /// The tokens' scores, by id (`llama` only).
     pub scores: Option<Vec<f32>>,
-    /// Two names with a space between, in the order of joining (`gpt2` only).
+    /// Two names with a space between, in the order of joining (BPE only).
     pub merges: Option<Vec<&'a [u8]>>,
     /// Id of the token that begins a text.
     pub bos_token_id: Option<u32>,
@@ -55,6 +57,7 @@ impl Arrays {
     pub(super) fn source<'a>(&'a self, metadata: &'a Metadata) -> Result<VocabSource<'a>> {
         Ok(VocabSource {
             model: metadata.str("tokenizer.ggml.model")?,
+            model_name: metadata.opt_str("general.name")?,
             pre: metadata.opt_str("tokenizer.ggml.pre")?,
             tokens: self.tokens.iter().collect(),
             token_type: metadata.opt_i32s("tokenizer.ggml.token_type")?,

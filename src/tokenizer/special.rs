@@ -55,9 +55,14 @@ const EOG_NAMES: &[&str] = &[
     "<|flush|>",
     "[EOS]",
     "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "[e~[",
     "<|fim_pad|>",
     "<fim-pad>",
     "<fim_pad>",
+    "<PAD>",
+    "[PAD]",
     "<|fim_repo|>",
     "<|repo_name|>",
     "<fim-repo>",
@@ -65,6 +70,13 @@ const EOG_NAMES: &[&str] = &[
     "<reponame>",
     "<|file_sep|>",
 ];
+
+/// Ends a turn in most vocabularies, but only a message in those that have both tokens of one of these pairs.
+const END: &str = "<|end|>";
+const OTHER_ENDS: [[&str; 2]; 2] = [["<|return|>", "<|call|>"], ["<|flush|>", "<|calls|>"]];
+
+/// Names of tokens that structure what a model says, and are shown with it, though files call them control tokens.
+const SHOWN_NAMES: &[&str] = &["<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"];
 
 impl SpecialTokens {
     /// Reads what the file says and finds out what it doesn't. Tokens that end generation by their names become control
@@ -75,9 +87,14 @@ impl SpecialTokens {
         kinds: &mut [Kind],
         id_of: impl Fn(&str) -> Option<u32>,
     ) -> Result<SpecialTokens> {
-        let mut eog: Vec<u32> = EOT_NAMES.iter().chain(EOG_NAMES).filter_map(|name| id_of(name)).collect();
+        let end_is_shown = OTHER_ENDS.iter().any(|names| names.iter().all(|name| id_of(name).is_some()));
+        let eot_names = || EOT_NAMES.iter().filter(|&&name| name != END || !end_is_shown);
+        let mut eog: Vec<u32> = eot_names().chain(EOG_NAMES).filter_map(|name| id_of(name)).collect();
         for &id in &eog {
             kinds[id as usize] = Kind::Control;
+        }
+        for id in SHOWN_NAMES.iter().chain(end_is_shown.then_some(&END)).filter_map(|name| id_of(name)) {
+            kinds[id as usize] = Kind::Shown;
         }
         let is_special = |id: u32| matches!(kinds.get(id as usize), Some(Kind::Control | Kind::Unknown));
         let n = kinds.len();
@@ -90,12 +107,11 @@ impl SpecialTokens {
             Some(id) => Ok(Some(id)),
             None => Ok(default.filter(|&id| is_special(id))),
         };
-        let first_of = |names: &[&str]| names.iter().find_map(|name| id_of(name));
         let [bos, eos, unk] = rules.bos_eos_unk;
         let special = SpecialTokens {
             bos: checked("bos_token_id", source.bos_token_id, bos)?,
             eos: checked("eos_token_id", source.eos_token_id, eos)?,
-            eot: checked("eot_token_id", source.eot_token_id, first_of(EOT_NAMES))?,
+            eot: checked("eot_token_id", source.eot_token_id, eot_names().find_map(|name| id_of(name)))?,
             eom: checked("eom_token_id", source.eom_token_id, id_of("<|eom_id|>"))?,
             unk: checked("unknown_token_id", source.unknown_token_id, unk)?,
             eog: Vec::new(),
@@ -131,46 +147,91 @@ pub(super) enum Fragment<'t> {
     Token(u32),
 }
 
+/// The white space that a token takes with it. Files don't say; models are known by their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Strip {
+    Nothing,
+    /// What is in front of it.
+    Left,
+    /// What is behind it.
+    Right,
+}
+
+impl Strip {
+    /// What the token `name` does in the model that calls itself `model_name`.
+    fn of(model_name: &str, name: &[u8]) -> Self {
+        let is = |names: &[&str]| names.iter().any(|part| model_name.contains(part));
+        if is(&["phi-3", "phi3"]) {
+            let keeps = [&b"<unk>"[..], b"<s>", b"<|endoftext|>"].contains(&name);
+            return if keeps { Strip::Nothing } else { Strip::Right };
+        }
+        let is_mask = name == b"<mask>" || name == b"[MASK]";
+        if is_mask && is(&["jina", "modern-bert"]) { Strip::Left } else { Strip::Nothing }
+    }
+}
+
 impl Literals {
-    pub(super) fn new<'a>(kinds: &[Kind], name_of: impl Fn(u32) -> &'a [u8]) -> Result<Self> {
+    pub(super) fn new<'a>(kinds: &[Kind], name_of: impl Fn(u32) -> &'a [u8], model_name: Option<&str>) -> Result<Self> {
+        let model_name = model_name.unwrap_or_default().to_lowercase();
         let of = |wanted: &[Kind]| {
             let ids = (0u32..).zip(kinds).filter(|(_, kind)| wanted.contains(kind)).map(|(id, _)| id);
-            Names::new(ids.filter(|&id| !name_of(id).is_empty()).collect(), &name_of)
+            Names::new(ids.filter(|&id| !name_of(id).is_empty()).collect(), &name_of, &model_name)
         };
-        Ok(Self { user: of(&[Kind::UserDefined])?, all: of(&[Kind::UserDefined, Kind::Control, Kind::Unknown])? })
+        Ok(Self {
+            user: of(&[Kind::UserDefined])?,
+            all: of(&[Kind::UserDefined, Kind::Shown, Kind::Control, Kind::Unknown])?,
+        })
+    }
+
+    /// Where tokens begin in `text`, and which.
+    pub(super) fn find(&self, text: &str) -> impl Iterator<Item = (usize, u32)> {
+        let found = self.all.finder.iter().flat_map(move |finder| finder.find_iter(text));
+        found.map(|m| (m.start(), self.all.tokens[m.pattern().as_usize()].0))
     }
 
     /// Cuts `text` at the tokens in it: from the left, the longest where several begin.
     pub(super) fn split<'t>(&'t self, text: &'t str, parse_special: bool) -> impl Iterator<Item = Fragment<'t>> {
         let names = if parse_special { &self.all } else { &self.user };
         let found = names.finder.iter().flat_map(move |finder| finder.find_iter(text));
-        let tokens = found.map(|m| (m.range(), Some(Fragment::Token(names.ids[m.pattern().as_usize()]))));
-        let mut at = 0;
+        let tokens = found.map(|m| (m.range(), Some(names.tokens[m.pattern().as_usize()])));
+        let (mut at, mut last) = (0, Strip::Nothing);
         tokens.chain([(text.len()..text.len(), None)]).flat_map(move |(range, token)| {
-            let before = Some(&text[at..range.start]).filter(|t| !t.is_empty());
+            let mut before = &text[at..range.start];
+            if last == Strip::Right {
+                before = before.trim_start_matches(is_space);
+            }
+            last = token.map_or(Strip::Nothing, |(_, strip)| strip);
+            if last == Strip::Left {
+                before = before.trim_end_matches(is_space);
+            }
             at = range.end;
-            before.map(Fragment::Text).into_iter().chain(token)
+            let before = Some(before).filter(|t| !t.is_empty()).map(Fragment::Text);
+            before.into_iter().chain(token.map(|(id, _)| Fragment::Token(id)))
         })
     }
+}
+
+/// White space as C has it.
+fn is_space(c: char) -> bool {
+    c.is_ascii_whitespace() || c == '\u{b}'
 }
 
 /// Some tokens, and what finds their names.
 #[derive(Debug)]
 struct Names {
-    ids: Vec<u32>,
+    tokens: Vec<(u32, Strip)>,
     /// `None` if there are no names.
     finder: Option<AhoCorasick>,
 }
 
 impl Names {
-    fn new<'a>(ids: Vec<u32>, name_of: impl Fn(u32) -> &'a [u8]) -> Result<Self> {
-        if ids.is_empty() {
-            return Ok(Self { ids, finder: None });
-        }
+    fn new<'a>(ids: Vec<u32>, name_of: impl Fn(u32) -> &'a [u8], model_name: &str) -> Result<Self> {
+        let names = ids.iter().map(|&id| name_of(id));
         let finder = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
-            .build(ids.iter().map(|&id| name_of(id)))
+            .build(names.clone())
             .map_err(|e| invalid(format!("its {} special tokens cannot be searched for: {e}", ids.len())))?;
-        Ok(Self { ids, finder: Some(finder) })
+        let tokens: Vec<_> = ids.iter().copied().zip(names.map(|name| Strip::of(model_name, name))).collect();
+        Ok(Self { finder: (!tokens.is_empty()).then_some(finder), tokens })
     }
 }

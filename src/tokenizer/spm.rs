@@ -85,18 +85,23 @@ impl Tokenizer for Spm {
                     if after_special && self.vocab.special().space_prefix {
                         escaped.push_str(SPACE);
                     }
-                    for (i, part) in text.split(' ').enumerate() {
-                        if i > 0 {
-                            escaped.push_str(SPACE);
-                        }
-                        escaped.push_str(part);
-                    }
+                    escape_spaces(text, &mut escaped);
                     self.encode_text(&escaped, &mut chain, &mut ids);
                 }
             }
             after_special = matches!(fragment, Fragment::Token(_));
         }
         Ok(ids)
+    }
+}
+
+/// Appends `text` with spaces as the vocabulary writes them.
+pub(super) fn escape_spaces(text: &str, escaped: &mut String) {
+    for (i, part) in text.split(' ').enumerate() {
+        if i > 0 {
+            escaped.push_str(SPACE);
+        }
+        escaped.push_str(part);
     }
 }
 
@@ -124,7 +129,7 @@ fn descending(score: f32) -> u32 {
 }
 
 /// The bytes of a normal token.
-fn decode_name(name: &str, bytes: &mut Vec<u8>) {
+pub(super) fn decode_name(name: &str, bytes: &mut Vec<u8>) {
     for (i, part) in name.split(SPACE).enumerate() {
         if i > 0 {
             bytes.push(b' ');

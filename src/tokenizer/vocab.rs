@@ -33,6 +33,8 @@ pub(super) enum Kind {
     Unknown,
     /// Steers the model.
     Control,
+    /// Steers the model, and is shown by its name.
+    Shown,
     /// Is its own name, found in text before anything else is done with it.
     UserDefined,
     /// A byte: `<0x0A>`.
@@ -71,7 +73,7 @@ impl Vocab {
         let mut kinds = read_kinds(source)?;
         let special = SpecialTokens::new(source, rules, &mut kinds, |name| ids.get(&names, name.as_bytes()))?;
         let bytes = decode_all(&names, &kinds, rules.decode)?;
-        let literals = Literals::new(&kinds, |id| names.get(id))?;
+        let literals = Literals::new(&kinds, |id| names.get(id), source.model_name)?;
         let max_name_len = source.tokens.iter().map(|t| t.len()).max().unwrap_or(0);
         Ok(Self { names, bytes, kinds, ids, special, literals, max_name_len })
     }
@@ -104,6 +106,11 @@ impl Vocab {
         matches!(self.kinds.get(id as usize), Some(Kind::Control | Kind::Unknown))
     }
 
+    /// Whether the token steers the model, shown or not.
+    pub(super) fn steers(&self, id: u32) -> bool {
+        self.is_control(id) || self.kinds.get(id as usize) == Some(&Kind::Shown)
+    }
+
     pub(super) fn special(&self) -> &SpecialTokens {
         &self.special
     }
@@ -133,7 +140,7 @@ fn decode_all(names: &Strings, kinds: &[Kind], decode: fn(&str, &mut Vec<u8>)) -
         let name = names.get(id);
         match kind {
             Kind::Unknown | Kind::Control => {}
-            Kind::UserDefined => texts.bytes.extend_from_slice(name),
+            Kind::UserDefined | Kind::Shown => texts.bytes.extend_from_slice(name),
             Kind::Byte => texts.bytes.push(byte_of(name).ok_or_else(|| {
                 invalid(format!("token {id} is of the type byte, but is called {}, not <0x..>", quoted(name)))
             })?),

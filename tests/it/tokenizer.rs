@@ -22,6 +22,9 @@ type Shared = LazyLock<Arc<dyn Tokenizer>>;
 static GPT2: Shared = LazyLock::new(|| vocab_only("gpt-2"));
 static LLAMA_BPE: Shared = LazyLock::new(|| vocab_only("llama-bpe"));
 static QWEN2: Shared = LazyLock::new(|| vocab_only("qwen2"));
+static DEEPSEEK_CODER: Shared = LazyLock::new(|| vocab_only("deepseek-coder"));
+static STARCODER: Shared = LazyLock::new(|| vocab_only("starcoder"));
+static PHI3: Shared = LazyLock::new(|| vocab_only("phi-3"));
 static LLAMA_SPM: Shared = LazyLock::new(|| vocab_only("llama-spm"));
 static SMOLLM2: Shared = LazyLock::new(|| of_model("SmolLM2-135M-Instruct.Q4_1.gguf"));
 static GEMMA3: Shared = LazyLock::new(|| of_model("gemma-3-270m-Q4_K_M.gguf"));
@@ -31,10 +34,16 @@ fn vocab_only(name: &str) -> Arc<dyn Tokenizer> {
     tokenizer::from_gguf(&vocab_gguf(name)).expect("the vocabulary is supported")
 }
 
-fn vocab_gguf(name: &str) -> Gguf {
-    let packed = std::fs::read(common::golden(&format!("vocab/{name}.gguf.gz"))).expect("golden data is there");
+/// The contents of a packed file of golden data.
+fn unpacked(name: &str) -> Vec<u8> {
+    let packed = std::fs::read(common::golden(name)).expect("golden data is there");
     let mut bytes = Vec::new();
     GzDecoder::new(&packed[..]).read_to_end(&mut bytes).expect("golden data is gzip");
+    bytes
+}
+
+fn vocab_gguf(name: &str) -> Gguf {
+    let bytes = unpacked(&format!("vocab/{name}.gguf.gz"));
     Gguf::from_bytes(SharedBytes::new(Arc::new(bytes)), Path::new(name)).expect("golden data is GGUF")
 }
 
@@ -93,6 +102,81 @@ fn qwen2_has_llama_cpps_ids() {
 #[test]
 fn llama_spm_has_llama_cpps_ids() {
     check_llama_cpp_cases("llama-spm", &LLAMA_SPM);
+}
+
+#[test]
+fn deepseek_coder_has_llama_cpps_ids() {
+    check_llama_cpp_cases("deepseek-coder", &DEEPSEEK_CODER);
+}
+
+#[test]
+fn starcoder_has_llama_cpps_ids() {
+    check_llama_cpp_cases("starcoder", &STARCODER);
+}
+
+#[test]
+fn phi3_has_llama_cpps_ids() {
+    check_llama_cpp_cases("phi-3", &PHI3);
+}
+
+/// A vocabulary of all bytes and all pairs of bytes, merged in a mixed order: where a text is cut shows in its ids.
+fn pairs() -> (Vec<String>, Vec<String>) {
+    let names: Vec<String> = (0..=255).map(spelled).collect();
+    let mut ordered: Vec<usize> = (0..65_536).collect();
+    ordered.sort_by_key(|pair| pair * 40_503 % 65_536);
+    let pair = |&pair: &usize| (&names[pair / 256], &names[pair % 256]);
+    let merges = ordered.iter().map(pair).map(|(left, right)| format!("{left} {right}")).collect();
+    let joined: Vec<String> = ordered.iter().map(pair).map(|(left, right)| format!("{left}{right}")).collect();
+    ([names, joined].concat(), merges)
+}
+
+/// Texts of many scripts, cut in every way that llama.cpp has a name for: as it does, or as the models' own patterns do where it
+/// has others for want of classes of Unicode.
+#[test]
+fn all_schemes_cut_as_the_originals_do() {
+    let golden: Value = serde_json::from_slice(&unpacked("vocab/schemes.json.gz")).expect("golden data is JSON");
+    let texts = golden["texts"].as_array().expect("a list");
+    let (tokens, merges) = pairs();
+    let (mut n, mut wrong) = (0, Vec::new());
+    for (names, lists) in golden["schemes"].as_array().expect("a list").iter().map(|s| (&s["names"], &s["ids"])) {
+        for name in names.as_array().expect("a list") {
+            let source = VocabSource {
+                model: "gpt2",
+                pre: name.as_str(),
+                tokens: tokens.iter().map(String::as_bytes).collect(),
+                merges: Some(merges.iter().map(String::as_bytes).collect()),
+                add_bos_token: Some(false),
+                ..VocabSource::default()
+            };
+            let t = tokenizer::build(source).expect("the scheme is supported");
+            for (text, expected) in texts.iter().zip(lists.as_array().expect("a list")) {
+                let text = text.as_str().expect("a text");
+                let found = t.encode(text, false).expect("short text can be encoded");
+                n += 1;
+                if found != ids(expected) {
+                    let texts = |ids: &[u32]| ids.iter().map(|&id| t.token_text(id)).collect::<Vec<_>>().join("|");
+                    wrong.push(format!("{name}\n  {}\n  {}", texts(&found), texts(&ids(expected))));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {n} differ\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!(n, 86 * 61);
+}
+
+/// Phi-3's tokens take the white space behind them, but for three.
+#[test]
+fn tokens_take_white_space_with_them() {
+    let special = |text: &str| PHI3.encode(text, true).expect("short");
+    assert_eq!(special("<|user|> \n\thi<|end|>\n<|assistant|>\n"), special("<|user|>hi<|end|><|assistant|>"));
+    assert_ne!(special("<s> hi"), special("<s>hi"));
+    assert_ne!(special("hi <|end|>"), special("hi<|end|>"));
+    // Of a user-defined token it is so in any text.
+    assert_eq!(encode(&PHI3, "a</s>  b"), encode(&PHI3, "a</s>b"));
+    let mask = VocabSource { tokens: vec![b"a", b"b", b"ab", "Ġ".as_bytes(), b"<mask>", b"c"], ..tiny_bpe() };
+    let of = |model_name| tokenizer::build(VocabSource { model_name, ..mask.clone() }).expect("a vocabulary");
+    assert_eq!(of(Some("jina-v2")).encode("a <mask> b", true).expect("short"), [0, 4, 3, 1]);
+    assert_eq!(of(None).encode("a <mask> b", true).expect("short"), [0, 3, 4, 3, 1]);
 }
 
 /// A file that names no pre-tokenizer gets llama.cpp's default one.
@@ -168,6 +252,7 @@ fn special_tokens_end_generation_and_have_no_text() {
     assert_eq!(eog(&QWEN2), ["<|endoftext|>", "<|im_end|>"]);
     assert_eq!(eog(&GPT2), ["<|endoftext|>"]);
     assert_eq!(eog(&LLAMA_SPM), ["</s>"]);
+    assert_eq!(eog(&PHI3), ["<|endoftext|>", "<|end|>"]);
     let end = SMOLLM2.token_id("<|im_end|>").expect("a token of SmolLM2");
     assert!(SMOLLM2.is_eog(end) && SMOLLM2.is_control(end) && SMOLLM2.token_bytes(end).is_empty());
     assert_eq!(SMOLLM2.special().eot, Some(end));
@@ -177,6 +262,65 @@ fn special_tokens_end_generation_and_have_no_text() {
     assert_eq!(GEMMA3.token_bytes(GEMMA3.token_id("<0x0A>").expect("a byte token")), b"\n");
     let beyond = SMOLLM2.n_vocab() as u32;
     assert_eq!((SMOLLM2.token_bytes(beyond), SMOLLM2.token_text(beyond)), (&b""[..], ""));
+}
+
+/// In vocabularies like that of gpt-oss `<|end|>` ends a message, and what structures an answer is shown.
+#[test]
+fn an_answer_of_several_messages_is_one() {
+    let names: [&[u8]; 6] = [b"<|end|>", b"<|return|>", b"<|call|>", b"<|channel|>", b"a", b"<|endoftext|>"];
+    let types = vec![3, 3, 3, 3, 1, 3];
+    let source = |n: usize| VocabSource {
+        tokens: names.iter().enumerate().map(|(i, &name)| if i < n || i > 2 { name } else { b"" }).collect(),
+        token_type: Some(types.clone()),
+        merges: Some(vec![]),
+        ..tiny_bpe()
+    };
+    let t = tokenizer::build(source(3)).expect("a vocabulary");
+    assert_eq!((&t.special().eog[..], t.special().eot), (&[1, 2, 5][..], Some(5)));
+    assert_eq!(t.decode(&[3, 4, 0, 1]).expect("ids of it"), "<|channel|>a<|end|>");
+    assert_eq!(t.encode("<|channel|>a", true).expect("short"), [3, 4]);
+    assert_eq!(t.encode("<|channel|>a", false).expect("short"), [4, 4], "the `a`s of it");
+    let t = tokenizer::build(source(1)).expect("a vocabulary");
+    assert_eq!((&t.special().eog[..], t.special().eot), (&[0, 5][..], Some(0)));
+}
+
+/// Gemma 4 and a few others spell text as it is: `▁` for spaces, characters that are no tokens in bytes, line breaks whole.
+#[test]
+fn bpe_can_start_from_characters() {
+    let source = VocabSource {
+        model: "gemma4",
+        pre: None,
+        tokens: ["a", "▁", "▁a", "é", "\n", "\n\n", "<0xE2>", "<0x82>", "<end>"].map(str::as_bytes).to_vec(),
+        token_type: Some(vec![1, 1, 1, 1, 1, 1, 6, 6, 3]),
+        merges: Some(vec!["▁ a".as_bytes()]),
+        ..VocabSource::default()
+    };
+    let t = tokenizer::build(source.clone()).expect("a vocabulary");
+    // The last byte of € has no token.
+    let (text, ids) = ("a a  aé\n\n\na€", [0, 2, 1, 2, 3, 4, 4, 4, 0, 6, 7]);
+    assert_eq!(t.encode(text, false).expect("short"), ids);
+    assert_eq!(t.encode("\n\n<end>a", true).expect("short"), [5, 8, 0]);
+    assert_eq!(t.decode(&ids[..5]).expect("ids of it"), "a a  aé");
+    let plain = VocabSource { model: "gpt2", pre: Some("whitespace"), ..source };
+    let t = tokenizer::build(plain).expect("a vocabulary");
+    assert_eq!(t.encode("a\néa ", false).expect("short"), [0, 4, 3, 0]);
+}
+
+/// A megabyte of anything takes seconds at most: nothing is quadratic.
+#[test]
+#[expect(clippy::print_stderr, reason = "figures for those who ask for them")]
+fn long_texts_take_linear_time() {
+    let million = |text: &str| text.repeat(1_000_000 / text.len());
+    let texts = ["a", " ", "\n", "0", " a", "'", "<"].map(million);
+    for (name, t) in [("llama-bpe", &LLAMA_BPE), ("deepseek-coder", &DEEPSEEK_CODER), ("llama-spm", &LLAMA_SPM)] {
+        for text in &texts {
+            let start = std::time::Instant::now();
+            let n = encode(t, text).len();
+            let seconds = start.elapsed().as_secs_f64();
+            eprintln!("{name}: a megabyte of {:?} in {seconds:.2} s, {n} tokens", &text[..2]);
+            assert!(n > 0 && seconds < 60.0, "{name}: {seconds} s");
+        }
+    }
 }
 
 /// `<|im_end|>` from a user is text; from a template it is the token.
@@ -310,7 +454,7 @@ fn unknown_kinds_are_named_with_the_known_ones() {
     }
     let model = error(VocabSource { model: "rwkv", ..tiny_bpe() });
     assert_eq!(model.to_string(), "tokenizer model `rwkv` is not supported");
-    assert_eq!(model.hint().expect("tells what is known"), "supported: tokenizer model gpt2, llama");
+    assert_eq!(model.hint().expect("tells what is known"), "supported: tokenizer model gemma4, gpt2, llama");
 }
 
 /// Text of all kinds, rich in what pre-tokenizers look at.
@@ -336,7 +480,7 @@ fn round_trips(t: &Shared, text: &str) -> Result<(), TestCaseError> {
 proptest! {
     #[test]
     fn byte_level_vocabularies_give_any_text_back(text in any_text()) {
-        for t in [&GPT2, &LLAMA_BPE, &QWEN2] {
+        for t in [&GPT2, &LLAMA_BPE, &QWEN2, &DEEPSEEK_CODER, &STARCODER] {
             round_trips(t, &text)?;
         }
         // SmolLM2 can't say some bytes.

@@ -21,6 +21,7 @@ proptest! {
 #[derive(Debug)]
 struct Hostile {
     model: &'static str,
+    model_name: Option<&'static str>,
     tokens: Vec<Vec<u8>>,
     token_type: Option<Vec<i32>>,
     scores: Option<Vec<f32>>,
@@ -33,6 +34,7 @@ impl Hostile {
     fn source(&self) -> VocabSource<'_> {
         VocabSource {
             model: self.model,
+            model_name: self.model_name,
             pre: None,
             tokens: self.tokens.iter().map(Vec::as_slice).collect(),
             token_type: self.token_type.clone(),
@@ -53,7 +55,7 @@ impl Hostile {
 fn hostile() -> impl Strategy<Value = Hostile> {
     let token = prop_oneof![
         90 => "[abc▁Ġé]{1,4}".prop_map(String::into_bytes),
-        9 => "<(0x[0-9A-Fa-f]{2}|s|/s|\\|im_end\\|)>".prop_map(String::into_bytes),
+        9 => "<(0x[0-9A-Fa-f]{2}|s|/s|mask|\\|im_end\\|)>".prop_map(String::into_bytes),
         1 => prop::collection::vec(any::<u8>(), 0..6),
     ];
     let tokens = prop::collection::hash_set(token, 0..24).prop_map(|set| set.into_iter().collect::<Vec<_>>());
@@ -78,9 +80,11 @@ fn hostile() -> impl Strategy<Value = Hostile> {
             prop::array::uniform3(id),
             prop::array::uniform3(any::<Option<bool>>()),
         );
-        (prop_oneof![Just("gpt2"), Just("llama")], Just(tokens), rest).prop_map(|(model, tokens, rest)| {
+        let model = prop_oneof![Just("gpt2"), Just("gemma4"), Just("llama")];
+        let model_name = prop::option::of(prop_oneof![Just("Phi-3"), Just("modern-bert")]);
+        (model, model_name, Just(tokens), rest).prop_map(|(model, model_name, tokens, rest)| {
             let (token_type, scores, merges, special, flags) = rest;
-            Hostile { model, tokens, token_type, scores, merges, special, flags }
+            Hostile { model, model_name, tokens, token_type, scores, merges, special, flags }
         })
     })
 }

@@ -4,8 +4,8 @@
 //! small integers for each sub-block.
 
 use super::block::Half;
-use super::round::{min_max, reciprocal, truncate, whole};
-use super::search::{LEN, Subs, TRIAL_STEP, TRIALS, TURNS, importance, sums};
+use super::round::{min_max, nearest_within, reciprocal};
+use super::search::{Effort, LEN, Subs, importance, sums};
 
 /// `w = scale · q - min`
 #[derive(Clone, Copy, Default)]
@@ -18,8 +18,11 @@ impl Affine {
     /// Quants of `src`, of `0..=max_q`.
     #[inline(always)]
     fn quants<const N: usize>(self, src: &[f32; N], max_q: u8) -> [u8; N] {
-        let per_scale = reciprocal(self.scale);
-        src.map(|w| truncate((w + self.min) * per_scale + 0.5, max_q))
+        let mut quants = [0; N];
+        for (q, number) in quants.iter_mut().zip(self.numbers(src, max_q)) {
+            *q = number as u8;
+        }
+        quants
     }
 
     /// The same as numbers.
@@ -27,7 +30,7 @@ impl Affine {
     fn numbers<const N: usize>(self, src: &[f32; N], max_q: u8) -> [f32; N] {
         let (per_scale, mut numbers) = (reciprocal(self.scale), [0.0; N]);
         for (number, w) in numbers.iter_mut().zip(src) {
-            *number = whole((w + self.min) * per_scale + 0.5, max_q);
+            *number = nearest_within((w + self.min) * per_scale, 0.0, f32::from(max_q));
         }
         numbers
     }
@@ -60,14 +63,14 @@ impl Offsets {
 /// Quantizes a block with a scale and an offset of its own: `w = d · q + m`.
 #[inline(always)]
 pub(super) fn block<const N: usize>(src: &[f32; N], given: Option<&[f32; N]>, max_q: u8) -> (Half, Half, [u8; N]) {
-    let fit = fit(src, &importance(given), max_q, Offsets::Any);
+    let fit = fit(src, &importance(given), max_q, Offsets::Any, Effort::of(given.map(|k| &k[..])));
     let (d, m) = (Half::from_f32(fit.scale), Half::from_f32(-fit.min));
     (d, m, Affine { scale: d.to_f32(), min: -m.to_f32() }.quants(src, max_q))
 }
 
 /// The best scale and offset for quants of `0..=max_q`.
 #[inline(always)]
-fn fit<const N: usize>(src: &[f32; N], importance: &[f32; N], max_q: u8, offsets: Offsets) -> Affine {
+fn fit<const N: usize>(src: &[f32; N], importance: &[f32; N], max_q: u8, offsets: Offsets, effort: Effort) -> Affine {
     let (least, most) = min_max(src);
     let least = if offsets.allow(-least) { least } else { 0.0 };
     if most <= least || (most - least).is_nan() {
@@ -85,11 +88,11 @@ fn fit<const N: usize>(src: &[f32; N], importance: &[f32; N], max_q: u8, offsets
         }
         is_better.then_some(fit)
     };
-    for trial in TRIALS {
-        let steps = f32::from(max_q) + TRIAL_STEP * f32::from(trial);
+    for trial in effort.trials() {
+        let steps = f32::from(max_q) + trial;
         if steps >= 1.0 {
             let mut next = improve(Affine { scale: (most - least) / steps, min: -least });
-            for _ in 0..TURNS {
+            for _ in 0..effort.turns {
                 next = next.and_then(&mut improve);
             }
         }
@@ -136,14 +139,17 @@ pub(super) fn super_block<const N: usize, const S: usize>(
     max_q: u8,
     max_scale: u8,
 ) -> SuperBlock<S> {
+    let effort = Effort::of(given.map(|k| &k[..]));
     let importance = importance(given);
     let subs = Subs::<N>::new(src, &importance);
-    let fit = |i: usize| self::fit(&subs.src[i], &subs.importance_of(i), max_q, Offsets::NotNegative);
-    let fits: [Affine; S] = std::array::from_fn(fit);
+    let mut fits = [Affine::default(); S];
+    for (i, fit) in fits.iter_mut().enumerate() {
+        *fit = self::fit(&subs.src[i], &subs.importance_of(i), max_q, Offsets::NotNegative, effort);
+    }
     let step = |numbers: [f32; S]| numbers.into_iter().fold(0.0, f32::max) / f32::from(max_scale);
     let steps = [step(fits.map(|fit| fit.scale)), step(fits.map(|fit| fit.min))];
     let mut best = integer_scales(subs, &fits, steps, max_q, max_scale);
-    for _ in 0..TURNS {
+    for _ in 0..effort.turns {
         let next = integer_scales(subs, &fits, scales_of_scales(subs, &best), max_q, max_scale);
         let is_better = next.error < best.error;
         if !is_better {

@@ -18,15 +18,12 @@ pub(super) fn reciprocal(d: f32) -> f32 {
     if d == 0.0 { 0.0 } else { 1.0 / d }
 }
 
-/// The whole part of `x`, within `0..=max`; NaN becomes 0. Callers add the half that makes it round in the same
-/// addition as an offset, as ggml does: two additions would round twice.
+/// The whole number nearest to `x` within `least..=most`, in a few steps that vectors can take; `least` for NaN.
 #[inline(always)]
-pub(super) fn truncate(x: f32, max: u8) -> u8 {
-    (x as u8).min(max)
-}
-
-/// The same as a number, in steps that vectors can take.
-#[inline(always)]
-pub(super) fn whole(x: f32, max: u8) -> f32 {
-    (x.clamp(0.0, f32::from(max)) as i32) as f32
+pub(super) fn nearest_within(x: f32, least: f32, most: f32) -> f32 {
+    /// 1.5 · 2²³: next to it there is no room for fractions.
+    const BIG: f32 = 12_582_912.0;
+    let x = (x + BIG) - BIG;
+    let x = if x > least { x } else { least };
+    if x < most { x } else { most }
 }

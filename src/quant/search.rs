@@ -26,7 +26,7 @@ impl Effort {
     const WEIGHTED: Self = Self { trials: 16, turns: 4 };
 
     pub(super) fn of(given: Option<&[f32]>) -> Self {
-        if given.is_some() { Self::WEIGHTED } else { Self::USUAL }
+        if given.is_some_and(|given| given.iter().any(|&k| k != given[0])) { Self::WEIGHTED } else { Self::USUAL }
     }
 
     /// What is added to the number of steps between zero and the largest weight.

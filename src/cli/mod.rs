@@ -4,9 +4,11 @@
 //! To add a command: a file, a variant of [`Command`], and a line in its `match`.
 
 mod bench;
+mod convert;
 mod devices;
 mod fetch;
 mod generate;
+mod imatrix;
 mod inspect;
 mod interrupt;
 mod kernels;
@@ -38,7 +40,9 @@ struct Cli {
 enum Command {
     Generate(generate::Args),
     Bench(bench::Args),
+    Convert(convert::Args),
     Devices(devices::Args),
+    Imatrix(imatrix::Args),
     Inspect(inspect::Args),
     Kernels(kernels::Args),
     Pull(pull::Args),
@@ -58,7 +62,9 @@ pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse_from(std::env::args_os().map(long_spelling)).command {
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Devices(args) => devices::run(&args),
+        Command::Imatrix(args) => imatrix::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Kernels(args) => kernels::run(&args),
         Command::Pull(args) => pull::run(&args),

@@ -26,8 +26,13 @@ pub(super) struct Threads {
 ///
 /// # Errors
 /// If it cannot be written, or was interrupted.
-pub(super) fn write(plan: &Plan, path: &Path, inputs: &[&Path], threads: &Threads) -> Result<()> {
-    let interrupt = Interrupt::install()?;
+pub(super) fn write(
+    interrupt: &Interrupt,
+    plan: &Plan,
+    path: &Path,
+    inputs: &[&Path],
+    threads: &Threads,
+) -> Result<()> {
     let mut interrupted = interrupt.listen();
     let bar = ProgressBar::new(plan.n_bytes());
     if let Ok(style) = ProgressStyle::with_template(BAR) {

@@ -6,9 +6,11 @@
 mod bench;
 mod chat;
 mod compare;
+mod convert;
 mod devices;
 mod fetch;
 mod generate;
+mod imatrix;
 mod inspect;
 mod interrupt;
 mod kernels;
@@ -45,7 +47,9 @@ enum Command {
     Chat(chat::Args),
     Bench(bench::Args),
     Compare(compare::Args),
+    Convert(convert::Args),
     Devices(devices::Args),
+    Imatrix(imatrix::Args),
     Inspect(inspect::Args),
     Kernels(kernels::Args),
     Perplexity(perplexity::Args),
@@ -68,7 +72,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Chat(args) => chat::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Devices(args) => devices::run(&args),
+        Command::Imatrix(args) => imatrix::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Kernels(args) => kernels::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),

@@ -1,14 +1,19 @@
 //! `halfbyte quantize`: a GGUF file with its weights in other formats.
 
-use std::path::PathBuf;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use halfbyte::convert::quantize::{self, Mix, Options, mixes};
+use halfbyte::convert::budget::{self, Budget, Choice};
+use halfbyte::convert::quantize::{self, Importances, Mix, Options, mixes};
+use halfbyte::engine::default_threads;
 use halfbyte::gguf::Gguf;
 use halfbyte::{Error, Result};
+use indicatif::{ProgressBar, ProgressStyle};
 
+use super::interrupt::Interrupt;
 use super::making::{self, Threads};
-use super::{fetch, out};
+use super::{fetch, number_within, out};
 
 /// Make a smaller model of a GGUF file, by storing its weights in a format of fewer bits
 #[derive(clap::Args)]
@@ -26,7 +31,6 @@ pub(super) struct Args {
     #[arg(value_name = "OUT")]
     output: PathBuf,
 
-    /// What to make of it, by llama.cpp's name; mixes like Q4_K_M have better formats where it matters most
     #[arg(value_name = "TYPE", help = format!("What to make of it, by llama.cpp's name: {}", names()))]
     mix: String,
 
@@ -50,9 +54,26 @@ pub(super) struct Args {
     #[arg(long)]
     leave_output_tensor: bool,
 
+    /// An importance matrix: errors of columns that are multiplied with large numbers count more (see `halfbyte imatrix`)
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+
     /// Take a file that is quantized already: it adds error to error
     #[arg(long)]
     allow_requantize: bool,
+
+    /// Take TYPE for the worst format of a matrix, and better ones where they help most, until the divergence from the model itself
+    /// on a text is at most X nats a token
+    #[arg(long, value_name = "X", requires = "kld_text", conflicts_with = "pure", value_parser = number_within(0.0, f32::MAX))]
+    max_kld: Option<f32>,
+
+    /// The text to measure divergence on
+    #[arg(long, value_name = "FILE", requires = "max_kld")]
+    kld_text: Option<PathBuf>,
+
+    /// Tokens of the text to read
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..=8192))]
+    kld_tokens: u32,
 
     /// Say what each tensor would become, and write nothing
     #[arg(long)]
@@ -70,13 +91,23 @@ fn names() -> String {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mix = Mix::by_name(&args.mix)?;
     let gguf = Gguf::open(&fetch::model(&args.input)?)?;
-    let plan = quantize::plan(&gguf, &options(args, mix, &gguf)?)?;
+    let mut options = options(args, mix, &gguf)?;
+    if let (Some(max_kld), Some(text)) = (args.max_kld, &args.kld_text) {
+        let found = search(args, &gguf, &options, f64::from(max_kld), text)?;
+        super::note(&format!(
+            "divergence of {:.5} nats a token, after {:.5} with {mix} alone",
+            found.kld, found.floor_kld
+        ));
+        // What was asked for by name comes before what was found.
+        found.chosen.into_iter().for_each(|(name, format)| _ = options.chosen.entry(name).or_insert(format));
+    }
+    let plan = quantize::plan(&gguf, &options)?;
     if args.dry_run {
         out(making::table(&plan))?;
         return Ok(ExitCode::SUCCESS);
     }
     let inputs: Vec<_> = gguf.files().collect();
-    making::write(&plan, &args.output, &inputs, &args.threads)?;
+    making::write(&Interrupt::install()?, &plan, &args.output, &inputs, &args.threads)?;
     out(format_args!("{}: {}\n", args.output.display(), making::summary(&plan)))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -88,6 +119,7 @@ fn options(args: &Args, mix: Mix, gguf: &Gguf) -> Result<Options> {
         output: named(&args.output_tensor_type)?,
         token_embd: named(&args.token_embedding_type)?,
         leave_output: args.leave_output_tensor,
+        importance: args.imatrix.as_deref().map(Importances::read).transpose()?,
         requantize: args.allow_requantize,
         ..Options::new(mix)
     };
@@ -101,4 +133,24 @@ fn options(args: &Args, mix: Mix, gguf: &Gguf) -> Result<Options> {
         options.choose(gguf, pattern, quantize::format(format)?)?;
     }
     Ok(options)
+}
+
+/// Finds the formats that keep the file within a divergence.
+fn search(args: &Args, gguf: &Gguf, options: &Options, max_kld: f64, text: &Path) -> Result<Choice> {
+    let text =
+        std::fs::read_to_string(text).map_err(|source| Error::Io { action: "read", path: text.into(), source })?;
+    let threads = args.threads.threads.map_or_else(default_threads, usize::from);
+    let budget = Budget { max_kld, text: &text, n_tokens: args.kld_tokens as usize, threads };
+    let bar = ProgressBar::no_length();
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar:.cyan/dim} {pos}/{len} {eta}") {
+        bar.set_style(style);
+    }
+    let found = budget::search(gguf, options, &budget, &mut |what, done, total| {
+        bar.set_message(what.to_owned());
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+        ControlFlow::Continue(())
+    });
+    bar.finish_and_clear();
+    found
 }

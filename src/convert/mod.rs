@@ -5,12 +5,21 @@
 //! holds no weights. [`Plan::write`] goes through the tensors once, some rows at a time, so that a model of any size needs
 //! the same little memory.
 
+pub mod budget;
+mod hf;
+pub mod imatrix;
+mod json;
+mod meta;
 mod output;
 mod plan;
 pub mod quantize;
 mod rows;
+mod source;
+mod tensors;
+mod vocab;
 
 pub use plan::{Advance, Plan, Planned, Progress};
+pub use source::plan;
 
 use crate::error::{Error, Result};
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::output::Output;
-use super::rows::Rows;
+use super::rows::{PackedRows, Rows};
 use crate::error::{Error, Result};
 use crate::gguf::{GgmlType, GgufWriter, Map, TensorStream, Value};
 use crate::quant::{Format, SharedBytes};
@@ -43,6 +43,8 @@ pub struct Planned {
 pub(super) enum Content {
     /// From a file, as they are.
     Copy { bytes: SharedBytes, map: Option<Map> },
+    /// From blocks that are elsewhere.
+    Packed(Box<dyn PackedRows>),
     /// From numbers.
     Encode { rows: Box<dyn Rows>, format: &'static Format, importance: Option<Importance> },
 }
@@ -98,11 +100,54 @@ impl Planned {
         Self { name: name.into(), shape: shape.into(), format_id: format.id, content }
     }
 
+    /// A tensor whose rows are packed already, as ggml's type `format_id`.
+    pub(super) fn packed(name: &str, shape: &[usize], format_id: u32, rows: Box<dyn PackedRows>) -> Self {
+        Self { name: name.into(), shape: shape.into(), format_id, content: Content::Packed(rows) }
+    }
+
+    /// The bytes of the tensor to be, whole: for programs that run what is not written yet.
+    ///
+    /// # Errors
+    /// If a number is none, or beyond what the format can hold.
+    pub(super) fn to_bytes(&self) -> Result<SharedBytes> {
+        let mut bytes = Vec::new();
+        match &self.content {
+            Content::Copy { bytes, .. } => return Ok(bytes.clone()),
+            Content::Packed(rows) => {
+                bytes.resize(self.n_bytes(), 0);
+                let row_bytes = self.n_bytes() / self.n_rows();
+                bytes.par_chunks_mut(row_bytes).enumerate().for_each(|(row, out)| rows.read(row, out));
+            }
+            Content::Encode { rows, format, importance } => {
+                let encoder = Encoder::new(self, &**rows, format, importance.as_ref());
+                encoder.encode(0..self.n_rows(), &mut bytes)?;
+            }
+        }
+        Ok(SharedBytes::new(std::sync::Arc::new(bytes)))
+    }
+
+    /// The sum of squared errors of `n_sampled` of its rows, spread over all, each with the importance of its column.
+    ///
+    /// # Errors
+    /// As [`to_bytes`](Self::to_bytes).
+    pub(super) fn sampled_error(&self, n_sampled: usize) -> Result<f64> {
+        let Content::Encode { rows, format, importance } = &self.content else { return Ok(0.0) };
+        let encoder = Encoder::new(self, &**rows, format, importance.as_ref());
+        let n_sampled = n_sampled.min(encoder.n_rows);
+        let errors = (0..n_sampled).into_par_iter().map(|i| encoder.error(i * encoder.n_rows / n_sampled));
+        errors.try_reduce(|| 0.0, |a, b| Ok(a + b))
+    }
+
     /// Bytes that it will take.
     pub fn n_bytes(&self) -> usize {
         GgmlType::by_id(self.format_id)
             .and_then(|t| t.tensor_bytes(&self.shape).ok())
             .expect("tensors are planned in types and shapes that are possible")
+    }
+
+    /// Rows of all its matrices.
+    fn n_rows(&self) -> usize {
+        self.n_elements() / self.shape.last().copied().unwrap_or(1)
     }
 
     /// Numbers in it.
@@ -151,6 +196,10 @@ impl Plan {
         for tensor in &self.tensors {
             match &tensor.content {
                 Content::Copy { bytes, map } => sink.copy(&tensor.name, bytes, map.as_ref())?,
+                Content::Packed(rows) => {
+                    sink.packed(tensor, &**rows)?;
+                    rows.release();
+                }
                 Content::Encode { rows, format, importance } => {
                     sink.encode(tensor, &**rows, format, importance.as_ref())?;
                     rows.release();
@@ -184,6 +233,19 @@ impl<W: Write + Send> Sink<'_, W> {
                 map.release(piece);
             }
             self.advance(tensor, piece.len())?;
+        }
+        Ok(())
+    }
+
+    fn packed(&mut self, tensor: &Planned, rows: &dyn PackedRows) -> Result<()> {
+        let row_bytes = tensor.n_bytes() / tensor.n_rows();
+        let chunk_len = (COPY_BYTES / row_bytes).max(1);
+        let mut bytes = Vec::new();
+        for start in (0..tensor.n_rows()).step_by(chunk_len) {
+            bytes.resize(chunk_len.min(tensor.n_rows() - start) * row_bytes, 0);
+            bytes.par_chunks_mut(row_bytes).enumerate().for_each(|(row, out)| rows.read(start + row, out));
+            self.stream.write(&bytes)?;
+            self.advance(&tensor.name, bytes.len())?;
         }
         Ok(())
     }
@@ -253,6 +315,20 @@ impl<'a> Encoder<'a> {
                 Ok(())
             },
         )
+    }
+
+    /// The sum of squared errors of a row.
+    fn error(&self, row: usize) -> Result<f64> {
+        let (mut numbers, mut stored) = (vec![0.0; self.row_len], vec![0.0; self.row_len]);
+        let mut bytes = vec![0; self.format.bytes(self.row_len)];
+        self.rows.read(row, &mut numbers);
+        self.check(&numbers)?;
+        let importance = self.importance.map(|importance| importance.of_row(row, self.row_len));
+        quantize_row(self.format, &numbers, importance, &mut bytes);
+        (self.format.dequantize)(&bytes, &mut stored);
+        let square = |i: usize| f64::from(numbers[i] - stored[i]).powi(2);
+        let weight = |i: usize| importance.map_or(1.0, |importance| f64::from(importance[i]));
+        Ok((0..self.row_len).map(|i| weight(i) * square(i)).sum())
     }
 
     /// Fails if a number is none, or beyond what the format can hold.

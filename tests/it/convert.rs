@@ -1,6 +1,9 @@
 //! Making files: out of other GGUF files, and out of what models are published as.
 
+mod budget;
 mod commands;
+mod imatrix;
+mod published;
 mod quantize;
 
 use std::ops::ControlFlow;

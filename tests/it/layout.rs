@@ -36,7 +36,7 @@ const WORDS: &[(&str, &[&str])] = &[
     ("wgpu::", &["src/backend/gpu"]),
     ("ash::", &["src/backend/gpu"]),
     ("backend::gpu", &["src/backend/gpu", "src/engine", "src/cli"]),
-    ("backend::cpu", &["src/backend/cpu", "src/engine", "src/cli"]),
+    ("backend::cpu", &["src/backend/cpu", "src/convert", "src/engine", "src/cli"]),
     ("clap::", &["src/cli"]),
     ("indicatif::", &["src/cli"]),
     ("comfy_table::", &["src/cli"]),

@@ -7,13 +7,16 @@
 mod mix;
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use regex_automata::meta::Regex;
 
-use mix::{Facts, Role, Subject, is_quantized};
+use mix::{Facts, Role};
 pub use mix::{Mix, mixes};
+pub(super) use mix::{Subject, is_quantized};
 
-use super::plan::{Plan, Planned};
+use super::imatrix::Imatrix;
+use super::plan::{Importance, Plan, Planned};
 use super::rows::Stored;
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo, Value};
@@ -37,6 +40,8 @@ pub struct Options {
     pub leave_output: bool,
     /// Formats of tensors by their whole names, whatever else says; see [`Options::choose`].
     pub chosen: HashMap<String, &'static Format>,
+    /// How much the columns of matrices count.
+    pub importance: Option<Importances>,
     /// Take also files whose weights are quantized already, which adds error to error.
     pub requantize: bool,
 }
@@ -51,6 +56,7 @@ impl Options {
             token_embd: None,
             leave_output: false,
             chosen: HashMap::new(),
+            importance: None,
             requantize: false,
         }
     }
@@ -78,6 +84,55 @@ impl Options {
     }
 }
 
+/// An importance matrix, and where it came from.
+#[derive(Debug, Clone)]
+pub struct Importances {
+    /// Its file, as files that are made with it name it.
+    pub file: String,
+    /// What it says.
+    pub imatrix: Imatrix,
+}
+
+impl Importances {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn read(path: &Path) -> Result<Self> {
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { file, imatrix: Imatrix::read(path)? })
+    }
+
+    /// What files that are made with it say of it.
+    fn entries(&self) -> Vec<(String, Value)> {
+        let dataset = self.imatrix.datasets.first().map(|name| ("dataset", name.as_str().into()));
+        let mut entries: Vec<(&str, Value)> = vec![("file", self.file.as_str().into())];
+        entries.extend(dataset);
+        entries.push(("entries_count", (self.imatrix.entries.len() as u32).into()));
+        entries.push(("chunks_count", self.imatrix.n_chunks.into()));
+        entries.into_iter().map(|(key, value)| (format!("quantize.imatrix.{key}"), value)).collect()
+    }
+
+    /// That of a tensor, if it says anything about it.
+    ///
+    /// # Errors
+    /// If it is one of a tensor of another shape.
+    fn of(&self, tensor: &Subject<'_>) -> Result<Option<Importance>> {
+        let Some(entry) = self.imatrix.entries.get(tensor.name) else { return Ok(None) };
+        let [matrices @ .., n_rows, row_len] = tensor.shape else { return Ok(None) };
+        let n_matrices: usize = matrices.iter().product();
+        let values = entry.means();
+        match values.len() == n_matrices * row_len {
+            true => Ok(Some(Importance { values, n_rows: *n_rows })),
+            false => Err(Error::TensorShape {
+                tensor: format!("{} of the importance matrix", tensor.name),
+                expected: vec![n_matrices, *row_len],
+                found: vec![entry.counts.len(), values.len() / entry.counts.len().max(1)],
+            }),
+        }
+    }
+}
+
 /// The format with this name.
 ///
 /// # Errors
@@ -89,6 +144,14 @@ pub fn format(name: &str) -> Result<&'static Format> {
     })
 }
 
+/// The format with this name, or the nearest one whose blocks fill the rows of a tensor of this shape.
+///
+/// # Errors
+/// If there is no such format.
+pub(super) fn fitting(name: &'static str, shape: &[usize]) -> Result<&'static Format> {
+    format(mix::fitting(name, &Subject { name: "", shape }))
+}
+
 /// The file that `gguf` becomes.
 ///
 /// # Errors
@@ -96,9 +159,11 @@ pub fn format(name: &str) -> Result<&'static Format> {
 pub fn plan(gguf: &Gguf, options: &Options) -> Result<Plan> {
     let subjects: Vec<_> = gguf.tensors().iter().map(subject).collect();
     let formats = formats(|key| gguf.metadata().get(key), &subjects, options)?;
-    let mut plan = Plan { metadata: metadata(gguf, &options.mix), tensors: Vec::with_capacity(subjects.len()) };
+    let mut metadata = metadata(gguf, &options.mix);
+    metadata.extend(options.importance.iter().flat_map(Importances::entries));
+    let mut plan = Plan { metadata, tensors: Vec::with_capacity(subjects.len()) };
     for (tensor, format) in gguf.tensors().iter().zip(formats) {
-        plan.tensors.push(planned(gguf, tensor, format, options.requantize)?);
+        plan.tensors.push(planned(gguf, tensor, format, options)?);
     }
     Ok(plan)
 }
@@ -116,7 +181,7 @@ pub(super) fn formats<'a>(
     tensors: &[Subject<'a>],
     options: &Options,
 ) -> Result<Vec<Option<&'static Format>>> {
-    let facts = Facts::new(get, tensors.iter().copied(), false);
+    let facts = Facts::new(get, tensors.iter().copied(), options.importance.is_some());
     let places = mix::places(tensors);
     tensors.iter().zip(places).map(|(tensor, place)| choose(tensor, place, options, &facts)).collect()
 }
@@ -124,7 +189,9 @@ pub(super) fn formats<'a>(
 /// Keys of the file, with what it is now, and without what said that it was in parts.
 fn metadata(gguf: &Gguf, mix: &Mix) -> Vec<(String, Value)> {
     let kept = gguf.metadata().iter().filter(|(key, _)| {
-        !key.starts_with("split.") && !matches!(*key, "general.quantization_version" | "general.file_type")
+        !key.starts_with("split.")
+            && !key.starts_with("quantize.imatrix.")
+            && !matches!(*key, "general.alignment" | "general.quantization_version" | "general.file_type")
     });
     kept.map(|(key, value)| (key.to_owned(), value.clone())).chain(what_it_is(mix)).collect()
 }
@@ -164,7 +231,12 @@ fn choose(
 }
 
 /// The tensor in `format`, or as it is.
-fn planned(gguf: &Gguf, tensor: &TensorInfo, format: Option<&'static Format>, requantize: bool) -> Result<Planned> {
+pub(super) fn planned(
+    gguf: &Gguf,
+    tensor: &TensorInfo,
+    format: Option<&'static Format>,
+    options: &Options,
+) -> Result<Planned> {
     let TensorInfo { name, shape, format_id, .. } = tensor;
     let unsupported = || Error::UnsupportedFormat { tensor: name.clone(), format: tensor.format_name().into_owned() };
     let map = gguf.map(tensor).cloned();
@@ -174,11 +246,12 @@ fn planned(gguf: &Gguf, tensor: &TensorInfo, format: Option<&'static Format>, re
     };
     let weight = gguf.weight(name)?.ok_or_else(unsupported)?;
     // Q8_0 is as good as what it was made from.
-    if weight.format.block_len > 1 && weight.format.name != "Q8_0" && !requantize {
+    if weight.format.block_len > 1 && weight.format.name != "Q8_0" && !options.requantize {
         return Err(Error::Usage {
             what: format!("tensor `{name}` is quantized already, to {}", weight.format),
             hint: "start from a file in F32, F16, BF16 or Q8_0; or accept the loss with `--allow-requantize`".into(),
         });
     }
-    Ok(Planned::encode(name, shape, Box::new(Stored { weight, map }), format, None))
+    let importance = options.importance.as_ref().map_or(Ok(None), |all| all.of(&subject(tensor)))?;
+    Ok(Planned::encode(name, shape, Box::new(Stored { weight, map }), format, importance))
 }

@@ -12,7 +12,7 @@ fn halfbyte(args: &[&str]) -> Output {
 }
 
 /// Standard output of a run that ends well, and says nothing else.
-fn stdout(args: &[&str]) -> String {
+pub(super) fn stdout(args: &[&str]) -> String {
     let output = halfbyte(args);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");

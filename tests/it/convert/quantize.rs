@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use halfbyte::convert::quantize::{self, Mix, Options, mixes};
+use halfbyte::convert::imatrix::Imatrix;
+use halfbyte::convert::quantize::{self, Importances, Mix, Options, mixes};
 use halfbyte::gguf::{Gguf, GgufWriter, Value};
 use halfbyte::{Error, quant};
 use serde::Deserialize;
@@ -19,6 +20,8 @@ struct Model {
     /// Shapes of the tensors; of the layers the first one's.
     tensors: HashMap<String, Vec<usize>>,
     mixes: HashMap<String, Formats>,
+    /// With an importance matrix, where that changes anything.
+    with_imatrix: HashMap<String, Formats>,
 }
 
 /// The format of most matrices, and by format and name the layers of others.
@@ -83,9 +86,12 @@ fn every_tensor_gets_the_format_that_llama_cpp_gives_it() {
         let path = folder.path().join(name);
         model.write(&path);
         let gguf = Gguf::open(&path).expect("a file");
-        for mix in mixes() {
-            let expected = &model.mixes[mix.name];
-            let plan = quantize::plan(&gguf, &Options::new(mix)).expect("a plan");
+        let plain = mixes().map(|mix| (mix, None, &model.mixes[mix.name]));
+        let importance = || Some(Importances { file: String::new(), imatrix: Imatrix::default() });
+        let important =
+            mixes().map(|mix| (mix, importance(), model.with_imatrix.get(mix.name).unwrap_or(&model.mixes[mix.name])));
+        for (mix, importance, expected) in plain.chain(important) {
+            let plan = quantize::plan(&gguf, &Options { importance, ..Options::new(mix) }).expect("a plan");
             for tensor in &plan.tensors {
                 let stays = tensor.shape.len() < 2 || tensor.name.contains("gate_inp");
                 let expected = if stays { "F32" } else { expected.of(&tensor.name) };

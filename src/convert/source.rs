@@ -1,0 +1,103 @@
+//! A published model, opened: what its GGUF file will say, and where the rows of its tensors come from.
+
+use std::path::{Path, PathBuf};
+
+use super::plan::{Plan, Planned};
+use super::quantize::{self, Mix, Options, Subject};
+use super::rows::{Computed, PackedRows, Rows};
+use super::{hf, meta};
+use crate::error::{Error, Result};
+use crate::gguf::Value;
+
+/// A tensor of the file to be.
+pub(super) struct Made {
+    /// GGUF's name.
+    pub(super) name: String,
+    /// Outermost dimension first.
+    pub(super) shape: Vec<usize>,
+    pub(super) content: Content,
+    /// The format of its numbers where they are read.
+    pub(super) from: &'static str,
+}
+
+/// Where a tensor comes from.
+pub(super) enum Content {
+    /// From numbers, which are stored as the mix says.
+    Numbers(Box<dyn Rows>),
+    /// From blocks that are as ggml's type with this number has them.
+    Packed(u32, Box<dyn PackedRows>),
+}
+
+impl Made {
+    /// A vector of numbers that no file has.
+    pub(super) fn computed(name: &str, numbers: Vec<f32>) -> Self {
+        Self {
+            name: name.into(),
+            shape: vec![numbers.len()],
+            content: Content::Numbers(Box::new(Computed(numbers))),
+            from: "F32",
+        }
+    }
+}
+
+/// A published model.
+pub(super) struct Model {
+    /// GGUF's name of the architecture.
+    pub(super) arch: &'static str,
+    /// Keys of the architecture and of the vocabulary.
+    pub(super) metadata: Vec<(String, Value)>,
+    pub(super) tensors: Vec<Made>,
+    /// The files that the tensors are in.
+    pub(super) files: Vec<PathBuf>,
+}
+
+/// The GGUF file that a folder with a published model becomes, and the files that are read for it.
+///
+/// Matrices are stored as `mix` says; if it does not, in the 16-bit floats that nothing of the model is lost in.
+///
+/// # Errors
+/// If the folder holds no model, or one that is not known.
+pub fn plan(folder: &Path, mix: Option<Mix>) -> Result<(Plan, Vec<PathBuf>)> {
+    if !folder.is_dir() {
+        return Err(Error::Source { path: folder.into(), what: "it is not a folder".into() });
+    }
+    let model = if folder.join("params.json").is_file() { meta::open(folder)? } else { hf::open(folder)? };
+    let mix = match mix {
+        Some(mix) => mix,
+        None => default_mix(&model)?,
+    };
+    let name = folder.canonicalize().ok().and_then(|folder| Some(folder.file_name()?.to_string_lossy().into_owned()));
+    let mut metadata: Vec<(String, Value)> = vec![
+        ("general.architecture".into(), model.arch.into()),
+        ("general.type".into(), "model".into()),
+        ("general.name".into(), name.unwrap_or_else(|| model.arch.into()).as_str().into()),
+    ];
+    metadata.extend(model.metadata);
+    metadata.extend(quantize::what_it_is(&mix));
+    let mut names: Vec<&str> = model.tensors.iter().map(|tensor| &tensor.name[..]).collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Error::Source { path: folder.into(), what: format!("two of its tensors would be `{}`", twice[0]) });
+    }
+    let subjects: Vec<_> = model.tensors.iter().map(|t| Subject { name: &t.name, shape: &t.shape }).collect();
+    let get = |key: &str| metadata.iter().find(|(other, _)| other == key).map(|(_, value)| value);
+    let formats = quantize::formats(get, &subjects, &Options::new(mix))?;
+    let mut tensors = Vec::with_capacity(model.tensors.len());
+    for (tensor, format) in model.tensors.into_iter().zip(formats) {
+        tensors.push(match tensor.content {
+            // What is not quantized is small, and worth all its bits.
+            Content::Numbers(rows) => {
+                let format = format.map_or_else(|| quantize::format("F32"), Ok)?;
+                Planned::encode(&tensor.name, &tensor.shape, rows, format, None)
+            }
+            Content::Packed(format_id, rows) => Planned::packed(&tensor.name, &tensor.shape, format_id, rows),
+        });
+    }
+    Ok((Plan { metadata, tensors }, model.files))
+}
+
+/// BF16 where the model has that, since its numbers may be too large for F16.
+fn default_mix(model: &Model) -> Result<Mix> {
+    let is_brain = model.tensors.iter().any(|tensor| tensor.from == "BF16");
+    Mix::by_name(if is_brain { "BF16" } else { "F16" })
+}

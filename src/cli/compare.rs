@@ -116,10 +116,11 @@ fn to_text(comparison: &Comparison, labels: &[String; 2]) -> String {
     table.load_style(presets::ASCII_MARKDOWN);
     let steps = comparison.phases.iter().map(|phase| format!("T = {}", phase.n_rows));
     table.set_header(["tensor".into(), "width".into()].into_iter().chain(steps));
-    // All steps have the tensors of the first one.
-    for (i, tensor) in comparison.phases[0].tensors.iter().enumerate() {
+    for tensor in &comparison.phases[0].tensors {
         let cell = |tensor: &Difference| format!("{:.1e}{}", tensor.nmse, if tensor.is_beyond() { " !" } else { "  " });
-        let cells = comparison.phases.iter().map(|phase| cell(&phase.tensors[i]));
+        // A step of one row may be made in fewer pieces.
+        let found = comparison.phases.iter().map(|phase| phase.tensors.iter().find(|t| t.tensor == tensor.tensor));
+        let cells = found.map(|tensor| tensor.map_or_else(|| "-  ".into(), cell));
         table.add_row([tensor.tensor.clone(), tensor.width.to_string()].into_iter().chain(cells));
     }
     for column in table.column_iter_mut().skip(1) {

@@ -122,6 +122,12 @@ impl Lower<'_> {
         self.caps.max_bindings >= 12
     }
 
+    /// Tensors that a step of one row does not make, since they are folded into attention.
+    pub(super) fn folded(&self) -> Vec<usize> {
+        let nodes = self.fused.nodes.iter().filter(|_| self.folds());
+        nodes.filter_map(|node| if let Node::RopeKv { y, .. } = node { Some(*y) } else { None }).collect()
+    }
+
     /// What is folded into attention to the query `q`, if it can be.
     fn raw(&self, q: usize) -> Option<Raw<'_>> {
         self.fused.nodes.iter().filter(|_| self.folds()).find_map(|node| match node {

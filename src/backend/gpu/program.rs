@@ -57,6 +57,8 @@ pub struct GpuProgram {
     last: Counters,
     /// Rows and output rows of the last step.
     last_rows: [usize; 2],
+    /// Tensors that are not made where these are 1 row.
+    not_of_one: Vec<usize>,
     /// Compiles until it is dropped.
     pipelines: Pipelines,
     pace: Pace,
@@ -305,6 +307,7 @@ impl Builder<'_> {
         let (caps, limits) = (&self.device.caps, &self.limits);
         let lower = Lower { graph: self.graph, fused: &self.fused, caps, weights: &self.weights, limits, kv };
         let (lists, shared) = (Lists::new(&lower), LayerScratch::of(&lower));
+        let not_of_one = lower.folded();
         // Kernels are compiled while weights are loaded, those of a prompt first.
         let mut pipelines = Pipelines::new(&self.device, self.options.checked, self.options.pipeline_cache.as_deref());
         let kernels: HashMap<_, _> =
@@ -339,6 +342,7 @@ impl Builder<'_> {
             readback,
             last: Counters::default(),
             last_rows: [0, 0],
+            not_of_one,
             pipelines,
             pace: Pace::new(self.options.submission_budget),
             flights: Flights::default(),
@@ -594,7 +598,8 @@ impl Program for GpuProgram {
     fn tensor(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
         let Some(value) = self.graph.find(name) else { return Ok(None) };
         let tensor = self.fused.tensors.iter().position(|t| t.value == Some(value));
-        let Some(tensor) = tensor.filter(|_| self.keep_tensors) else { return Ok(None) };
+        let was_made = |tensor: &usize| self.last_rows[0] != 1 || !self.not_of_one.contains(tensor);
+        let Some(tensor) = tensor.filter(|tensor| self.keep_tensors && was_made(tensor)) else { return Ok(None) };
         let kind = &self.fused.tensors[tensor];
         let n = self.last_rows[usize::from(kind.rows == Rows::Output)];
         let bytes = 4 * (n * kind.width) as u64;

@@ -338,6 +338,20 @@ fn ctrl_c_ends_after_the_token_with_code_130() {
     assert_eq!(child.wait().expect("it ends").code(), Some(130));
 }
 
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_conversation_from_a_pipe() {
+    use std::io::Read;
+
+    let mut child = chat().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin.write_all(b"Tell me a very long story.\nnever answered\n").expect("it reads");
+    child.stdout.as_mut().expect("piped").read_exact(&mut [0]).expect("text");
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+    assert!(kill.success());
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+}
+
 #[test]
 fn help_is_short_and_has_examples() {
     let help = stdout(run(halfbyte().arg("--help")));

@@ -202,7 +202,6 @@ impl Plan {
                 }
                 Content::Encode { rows, format, importance } => {
                     sink.encode(tensor, &**rows, format, importance.as_ref())?;
-                    rows.release();
                 }
             }
         }
@@ -270,6 +269,8 @@ impl<W: Write + Send> Sink<'_, W> {
             written?;
             encoded?;
             self.advance(&tensor.name, ready.len())?;
+            // Those that are read again come back from the file.
+            rows.release();
             std::mem::swap(&mut ready, &mut next);
         }
         self.stream.write(&ready)?;

@@ -118,7 +118,8 @@ fn count(rest: &mut &[u8]) -> Option<usize> {
 }
 
 fn text(rest: &mut &[u8]) -> Option<String> {
-    let (text, after) = rest.split_at_checked(count(rest)?)?;
+    let len = count(rest)?;
+    let (text, after) = rest.split_at_checked(len)?;
     *rest = after;
     String::from_utf8(text.into()).ok()
 }

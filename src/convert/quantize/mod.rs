@@ -1,7 +1,7 @@
 //! A GGUF file with its weights in other formats.
 //!
 //! What a file is quantized to has a name, as llama.cpp has them: a *mix* (`Q4_K_M`), which stores most matrices in one
-//! format and those that suffer most in better ones. [`mix`] has the rules, which give the same format for each tensor as
+//! format and those that suffer most in better ones. `mix` has the rules, which give the same format for each tensor as
 //! llama.cpp's; this file has what they are applied to.
 
 mod mix;

@@ -84,7 +84,9 @@ fn files_compute_what_the_models_compute() {
         let last = expected.tokens.len() - 1;
         let logits = Sequence::new(64).append(&mut program, &expected.tokens, usize::MAX, &[last]).remove(0);
         let error = nmse(&logits, &expected.logits);
-        assert!(error <= 1e-6, "{name}: nmse {error:.1e}");
+        // What the reference computed for llama3 turns by frequencies in bf16, as everything in its file is.
+        let limit = if name == "llama3" { 1e-5 } else { 1e-6 };
+        assert!(error <= limit, "{name}: nmse {error:.1e} (limit {limit:.0e})");
         n_run += 1;
     }
     assert!(n_run >= 5, "{n_run} models were run");
@@ -297,7 +299,7 @@ fn what_makes_no_sense_is_refused() {
         (
             "llama3",
             |f| replace(&f.join("model.safetensors.index.json"), "model-00002-of-", "../model-00002-of-"),
-            &["weight_map"],
+            &["the name of a file"],
         ),
         (
             "llama3",
@@ -345,7 +347,7 @@ fn a_pickle_with_code_in_it_is_refused_and_not_run() {
     patch(
         &copy.path().join("consolidated.00.pth"),
         b"ctorch._utils\n_rebuild_tensor_v2\n",
-        b"cposix\nsystem#####################\n",
+        b"cposix\nsystem###################\n",
     );
     refused(copy.path(), &["`posix.system", "is not run"]);
 }

@@ -276,12 +276,14 @@ fn help_is_short_and_has_examples() {
     Usage: halfbyte <COMMAND>
 
     Commands:
-      generate  Continue a text
-      bench     Measure tokens per second
-      devices   List the devices that a model could run on, and say which one is chosen and why
-      inspect   Show what is in a model file: metadata, tensors, and the graph that is computed
-      kernels   List the GPU kernels that models are run with
-      pull      Fetch models, and print where they lie
+      generate    Continue a text
+      bench       Measure tokens per second
+      compare     Find the first tensor in which two runs differ
+      devices     List the devices that a model could run on, and say which one is chosen and why
+      inspect     Show what is in a model file: metadata, tensors, and the graph that is computed
+      kernels     List the GPU kernels that models are run with
+      perplexity  Measure how well a model predicts a text
+      pull        Fetch models, and print where they lie
 
     Options:
       -h, --help     Print help

@@ -361,16 +361,18 @@ fn help_is_short_and_has_examples() {
     Usage: halfbyte <COMMAND>
 
     Commands:
-      generate  Continue a text
-      chat      Talk with a model
-      bench     Measure tokens per second
-      convert   Make a GGUF file of a model as it was published: by Hugging Face's form, or Meta's
-      devices   List the devices that a model could run on, and say which one is chosen and why
-      imatrix   Find out which columns of a model's matrices matter most, by reading a text with it
-      inspect   Show what is in a model file: metadata, tensors, and the graph that is computed
-      kernels   List the GPU kernels that models are run with
-      pull      Fetch models, and print where they lie
-      quantize  Make a smaller model of a GGUF file, by storing its weights in a format of fewer bits
+      generate    Continue a text
+      chat        Talk with a model
+      bench       Measure tokens per second
+      compare     Find the first tensor in which two runs differ
+      convert     Make a GGUF file of a model as it was published: by Hugging Face's form, or Meta's
+      devices     List the devices that a model could run on, and say which one is chosen and why
+      imatrix     Find out which columns of a model's matrices matter most, by reading a text with it
+      inspect     Show what is in a model file: metadata, tensors, and the graph that is computed
+      kernels     List the GPU kernels that models are run with
+      perplexity  Measure how well a model predicts a text
+      pull        Fetch models, and print where they lie
+      quantize    Make a smaller model of a GGUF file, by storing its weights in a format of fewer bits
 
     Options:
       -h, --help     Print help

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use halfbyte::backend::cpu::{self, Kernels, Options};
 use halfbyte::convert::{self, quantize::Mix};
 use halfbyte::gguf::Gguf;
-use halfbyte::model::{self, Model};
+use halfbyte::model::Model;
 use halfbyte::{Error, tokenizer};
 use serde::Deserialize;
 
@@ -59,24 +59,14 @@ fn convert(folder: &Path, mix: Option<&str>, to: &Path) -> halfbyte::Result<()> 
     write(&plan, to)
 }
 
-/// Whether the program computes such models: mixtures of experts came with their first architecture.
-fn runs(name: &str, arch: &str) -> bool {
-    let known = |arch| model::architectures().any(|other| other == arch);
-    known(arch) && (!name.contains("mixtral") || known("qwen3moe"))
-}
-
 #[test]
 fn files_compute_what_the_models_compute() {
     let temporary = tempfile::tempdir().expect("a folder");
-    let mut n_run = 0;
     for &(name, arch) in MODELS {
         let path = temporary.path().join(name);
         convert(&folder(name), Some("F32"), &path).unwrap_or_else(|e| panic!("{name}: {e}"));
         let gguf = Gguf::open(&path).expect("a file");
         assert_eq!(gguf.metadata().str("general.architecture").expect("a string"), arch);
-        if !runs(name, arch) {
-            continue;
-        }
         let expected = expected(name);
         let model = Model::from_gguf(&gguf).unwrap_or_else(|e| panic!("{name}: {e}"));
         let options = Options { kernels: Kernels::Reference, kv: cpu_kv(), ..Options::default() };
@@ -84,12 +74,10 @@ fn files_compute_what_the_models_compute() {
         let last = expected.tokens.len() - 1;
         let logits = Sequence::new(64).append(&mut program, &expected.tokens, usize::MAX, &[last]).remove(0);
         let error = nmse(&logits, &expected.logits);
-        // What the reference computed for llama3 turns by frequencies in bf16, as everything in its file is.
-        let limit = if name == "llama3" { 1e-5 } else { 1e-6 };
+        // What the reference computed for these two turns by frequencies in bf16, as everything in their files is.
+        let limit = if ["llama3", "gpt-oss"].contains(&name) { 1e-5 } else { 1e-6 };
         assert!(error <= limit, "{name}: nmse {error:.1e} (limit {limit:.0e})");
-        n_run += 1;
     }
-    assert!(n_run >= 5, "{n_run} models were run");
 }
 
 /// The reference stores keys and values as they are.

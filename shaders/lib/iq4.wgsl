@@ -13,11 +13,11 @@
 fn iq4_numbers(w: u32) -> vec4<f32> {
     let even = dot_pair(w & 0x000f000fu);
     let odd = dot_pair((w >> 8u) & 0x000f000fu);
-    let t = vec4<f32>(even.x, odd.x, even.y, odd.y) - 8.0;
-    let a = fma(t, vec4<f32>(0.001586), vec4<f32>(0.08184));
-    let b = fma(t, a, vec4<f32>(-0.01681));
-    let c = fma(t, b, vec4<f32>(11.44));
-    return round(fma(t, c, vec4<f32>(1.433)));
+    let q = vec4<f32>(even.x, odd.x, even.y, odd.y);
+    let a = fma(q, vec4<f32>(0.001586), vec4<f32>(0.031086));
+    let b = fma(q, a, vec4<f32>(-1.3719));
+    let c = fma(q, b, vec4<f32>(24.174));
+    return round(fma(q, c, vec4<f32>(-126.57)));
 }
 
 fn iq4_group(w: vec4<u32>) -> Group {

@@ -20,7 +20,7 @@ pub(super) struct Effort {
 }
 
 impl Effort {
-    /// Of a hundred trials these find all but three in a thousand of the gain.
+    /// Errors are within half a percent of those of eighty trials.
     const USUAL: Self = Self { trials: 4, turns: 1 };
     /// Who has measured what counts has more patience.
     const WEIGHTED: Self = Self { trials: 16, turns: 4 };
@@ -80,10 +80,15 @@ impl<const N: u8> Grid for Signed<N> {
     }
 }
 
-/// How much an error of each weight counts. Where nothing is said, or nothing counts, all are alike.
+/// How much an error of each weight counts, relative to the one that counts most: sums neither vanish nor overflow. Where
+/// nothing is said, or nothing counts, all are alike.
 #[inline(always)]
 pub(super) fn importance<const N: usize>(given: Option<&[f32; N]>) -> [f32; N] {
-    given.copied().filter(|given| given.iter().any(|&k| k > 0.0)).unwrap_or([1.0; N])
+    let most = given.map_or(0.0, |given| given.iter().copied().fold(0.0, f32::max));
+    match given {
+        Some(given) if most > 0.0 && most.is_finite() => given.map(|k| k / most),
+        _ => [1.0; N],
+    }
 }
 
 /// Sums of `S` terms for each weight, which are given the weight, its importance and the number from `q`. Eight sums side by
@@ -185,7 +190,8 @@ fn fit<G: Grid, const N: usize>(grid: G, src: &[f32; N], importance: &[f32; N], 
 fn least_squares<G: Grid, const N: usize>(grid: G, src: &[f32; N], importance: &[f32; N], per_scale: f32) -> Scale {
     let numbers = numbers(grid, src, per_scale);
     let [sum_wq, sum_qq] = sums(src, importance, &numbers, |w, k, q| [k * w * q, k * q * q]);
-    Scale { scale: sum_wq / sum_qq, gain: sum_wq * sum_wq / sum_qq }
+    let scale = sum_wq / sum_qq;
+    Scale { scale, gain: scale * sum_wq }
 }
 
 /// A super-block of `S` sub-blocks, whose scales are multiples of `d`.
@@ -240,10 +246,10 @@ impl<'a, const N: usize> Subs<'a, N> {
         Self { src: src.as_chunks().0, importance: importance.as_chunks().0 }
     }
 
-    /// As [`importance`]: some sub-block may have none.
+    /// The importance of sub-block i; where nothing in it counts, all are alike, and next to nothing beside others.
     #[inline(always)]
     pub(super) fn importance_of(&self, i: usize) -> [f32; N] {
-        importance(Some(&self.importance[i]))
+        if self.importance[i].iter().any(|&k| k > 0.0) { self.importance[i] } else { [1e-9; N] }
     }
 
     /// With the multiples of `d` that leave the least error, of those around the fitted scales.

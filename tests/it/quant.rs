@@ -170,7 +170,6 @@ fn importance_is_of_columns_and_only_relative() {
     let mut random = Random::new(11);
     let weights: Vec<f32> = (0..4 * 512).map(|_| random.normal()).collect();
     let importance: Vec<f32> = (0..512).map(|_| (2.0 * random.normal()).exp()).collect();
-    let larger: Vec<f32> = importance.iter().map(|k| 16.0 * k).collect();
     let with = |format: &Format, weights: &[f32], importance: &[f32]| {
         let mut blocks = vec![0xa5; format.bytes(weights.len())];
         (format.quantize)(weights, Some(importance), &mut blocks);
@@ -180,7 +179,10 @@ fn importance_is_of_columns_and_only_relative() {
         let together = with(format, &weights, &importance);
         let rows: Vec<u8> = weights.chunks(512).flat_map(|row| with(format, row, &importance)).collect();
         assert_eq!(together, rows, "{format}: each row begins with the first column");
-        assert_eq!(with(format, &weights, &larger), together, "{format}");
+        for factor in [2f32.powi(-90), 16.0, 2f32.powi(90)] {
+            let scaled: Vec<f32> = importance.iter().map(|k| factor * k).collect();
+            assert_eq!(with(format, &weights, &scaled), together, "{format}, {factor:e} times the importance");
+        }
         let plain = quantize(format, &weights);
         assert_eq!(with(format, &weights, &[0.0; 512]), plain, "{format}: nothing counts");
         assert_eq!(with(format, &weights, &[1.0; 512]), plain, "{format}: all count alike");

@@ -81,6 +81,26 @@ kept! {
     mxfp4: Kept::Power;
 }
 
+/// `$call` with `$block` as the block of `$format`: the one list of the block formats that there are kernels for.
+macro_rules! with_block {
+    ($format:expr, $block:ident => $call:expr) => {
+        with_block!($format, $block => $call,
+            "Q4_0" q4_0, "Q4_1" q4_1, "Q5_0" q5_0, "Q5_1" q5_1, "Q8_0" q8_0,
+            "Q2_K" q2_k, "Q3_K" q3_k, "Q4_K" q4_k, "Q5_K" q5_k, "Q6_K" q6_k,
+            "IQ4_NL" iq4_nl, "IQ4_XS" iq4_xs, "MXFP4" mxfp4)
+    };
+    ($format:expr, $block:ident => $call:expr, $($name:literal $module:ident),*) => {
+        match $format.name {
+            $($name => {
+                type $block = $crate::quant::$module::Block;
+                $call
+            })*
+            name => unreachable!("no kernel for {name}"),
+        }
+    };
+}
+pub(super) use with_block;
+
 /// Scales, and offsets if the format has any, of each block of some rows, one row after the other.
 pub(super) struct Scales<'a> {
     /// As many as blocks; as many as groups where they share one.

@@ -15,8 +15,9 @@ pub(super) use self::formats::q3_k_scales;
 pub(super) use self::quantize::quantize;
 use super::activations::Activations;
 use super::matvec;
+use super::scales::with_block;
 use crate::backend::cpu::threads::Columns;
-use crate::quant::{Weight, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+use crate::quant::Weight;
 
 /// Whether this processor can run what is here.
 pub(in crate::backend::cpu) fn available() -> bool {
@@ -34,22 +35,7 @@ pub(super) fn product(
     assert!(available(), "the processor was asked before");
     // SAFETY: the processor has the features.
     unsafe {
-        match weight.format.name {
-            "Q4_0" => blocks::<q4_0::Block>(weight, bias, x, y, scratch),
-            "Q4_1" => blocks::<q4_1::Block>(weight, bias, x, y, scratch),
-            "Q5_0" => blocks::<q5_0::Block>(weight, bias, x, y, scratch),
-            "Q5_1" => blocks::<q5_1::Block>(weight, bias, x, y, scratch),
-            "Q8_0" => blocks::<q8_0::Block>(weight, bias, x, y, scratch),
-            "Q2_K" => blocks::<q2_k::Block>(weight, bias, x, y, scratch),
-            "Q3_K" => blocks::<q3_k::Block>(weight, bias, x, y, scratch),
-            "Q4_K" => blocks::<q4_k::Block>(weight, bias, x, y, scratch),
-            "Q5_K" => blocks::<q5_k::Block>(weight, bias, x, y, scratch),
-            "Q6_K" => blocks::<q6_k::Block>(weight, bias, x, y, scratch),
-            "IQ4_NL" => blocks::<iq4_nl::Block>(weight, bias, x, y, scratch),
-            "IQ4_XS" => blocks::<iq4_xs::Block>(weight, bias, x, y, scratch),
-            "MXFP4" => blocks::<mxfp4::Block>(weight, bias, x, y, scratch),
-            name => unreachable!("no kernel for {name}"),
-        }
+        with_block!(weight.format, B => blocks::<B>(weight, bias, x, y, scratch));
     }
 }
 

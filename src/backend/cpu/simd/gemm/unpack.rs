@@ -5,10 +5,11 @@
 
 use std::ops::Range;
 
+use crate::backend::cpu::simd::scales::with_block;
 use crate::backend::cpu::simd::vector::{MAX_LANES, Vector};
+use crate::quant::Weight;
 use crate::quant::block::Half;
 use crate::quant::float::{Brain, Single};
-use crate::quant::{Weight, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 
 /// Where the weights of a lot of lanes go.
 #[derive(Clone, Copy)]
@@ -77,20 +78,7 @@ pub(in super::super) unsafe fn unpack<V: Vector>(
             "F32" => groups::<V, Single>(weight, &row, k, depth, panel),
             "F16" => groups::<V, Half>(weight, &row, k, depth, panel),
             "BF16" => groups::<V, Brain>(weight, &row, k, depth, panel),
-            "Q4_0" => groups::<V, q4_0::Block>(weight, &row, k, depth, panel),
-            "Q4_1" => groups::<V, q4_1::Block>(weight, &row, k, depth, panel),
-            "Q5_0" => groups::<V, q5_0::Block>(weight, &row, k, depth, panel),
-            "Q5_1" => groups::<V, q5_1::Block>(weight, &row, k, depth, panel),
-            "Q8_0" => groups::<V, q8_0::Block>(weight, &row, k, depth, panel),
-            "Q2_K" => groups::<V, q2_k::Block>(weight, &row, k, depth, panel),
-            "Q3_K" => groups::<V, q3_k::Block>(weight, &row, k, depth, panel),
-            "Q4_K" => groups::<V, q4_k::Block>(weight, &row, k, depth, panel),
-            "Q5_K" => groups::<V, q5_k::Block>(weight, &row, k, depth, panel),
-            "Q6_K" => groups::<V, q6_k::Block>(weight, &row, k, depth, panel),
-            "IQ4_NL" => groups::<V, iq4_nl::Block>(weight, &row, k, depth, panel),
-            "IQ4_XS" => groups::<V, iq4_xs::Block>(weight, &row, k, depth, panel),
-            "MXFP4" => groups::<V, mxfp4::Block>(weight, &row, k, depth, panel),
-            name => unreachable!("no kernel for {name}"),
+            _ => with_block!(weight.format, B => groups::<V, B>(weight, &row, k, depth, panel)),
         }
     }
 }

@@ -12,9 +12,10 @@ use std::arch::is_aarch64_feature_detected as has;
 use self::dot::Products;
 use self::multiply::{Neon, NeonDot, NeonI8mm};
 use super::activations::{ActivationRowMut, Activations};
+use super::scales::with_block;
 use super::{Isa, matvec};
 use crate::backend::cpu::threads::Columns;
-use crate::quant::{Weight, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+use crate::quant::Weight;
 
 /// Bytes from what is read to what is asked of memory: what a core that reads 40 GB/s does in the 100 ns that memory takes.
 const AHEAD: usize = 4096;
@@ -61,22 +62,7 @@ pub(super) fn product(
 ) {
     assert!(available(isa), "the processor was asked before");
     let blocks = Blocks { weight, bias, x, y, scratch };
-    match weight.format.name {
-        "Q4_0" => blocks.run::<q4_0::Block>(isa),
-        "Q4_1" => blocks.run::<q4_1::Block>(isa),
-        "Q5_0" => blocks.run::<q5_0::Block>(isa),
-        "Q5_1" => blocks.run::<q5_1::Block>(isa),
-        "Q8_0" => blocks.run::<q8_0::Block>(isa),
-        "Q2_K" => blocks.run::<q2_k::Block>(isa),
-        "Q3_K" => blocks.run::<q3_k::Block>(isa),
-        "Q4_K" => blocks.run::<q4_k::Block>(isa),
-        "Q5_K" => blocks.run::<q5_k::Block>(isa),
-        "Q6_K" => blocks.run::<q6_k::Block>(isa),
-        "IQ4_NL" => blocks.run::<iq4_nl::Block>(isa),
-        "IQ4_XS" => blocks.run::<iq4_xs::Block>(isa),
-        "MXFP4" => blocks.run::<mxfp4::Block>(isa),
-        name => unreachable!("no kernel for {name}"),
-    }
+    with_block!(weight.format, B => blocks.run::<B>(isa));
 }
 
 /// A product with a block format.

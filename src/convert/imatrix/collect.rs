@@ -1,6 +1,6 @@
 //! Reads a text with a model, and sums up what goes into its matrices.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::{Entry, Imatrix};
@@ -79,55 +79,106 @@ pub fn collect(
 /// A program, and what went into its matrices so far.
 struct Sums {
     program: CpuProgram,
-    /// Value and matrix, of which it is what goes in.
-    inputs: Vec<(ValueId, String)>,
-    /// By value, sums by column in f64: rows are many.
-    sums: BTreeMap<ValueId, Vec<f64>>,
-    n_rows: usize,
+    /// Matrices, and what goes into them.
+    matrices: BTreeMap<String, Input>,
+    sums: BTreeMap<Input, Sum>,
+}
+
+/// What goes into a matrix, or into those of experts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Input {
+    x: ValueId,
+    /// The value that says which experts a row uses, and how many these are.
+    route: Option<(ValueId, usize)>,
+}
+
+/// Of one matrix, or of each expert's.
+struct Sum {
+    /// `[n, K]`, in f64: rows are many.
+    squares: Vec<f64>,
+    /// Rows, `[n]`.
+    counts: Vec<f64>,
+}
+
+impl Sum {
+    fn new(n: usize, k: usize) -> Self {
+        Self { squares: vec![0.0; n * k], counts: vec![0.0; n] }
+    }
+
+    /// K
+    fn row_len(&self) -> usize {
+        self.squares.len() / self.counts.len()
+    }
+
+    /// Adds a row that goes into matrix i.
+    fn add(&mut self, i: usize, row: &[f32]) {
+        let squares = &mut self.squares[i * row.len()..][..row.len()];
+        squares.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
+        self.counts[i] += 1.0;
+    }
+
+    /// Adds rows x `[T, K]` or `[T, U, K]` by the experts that `route` `[T, 2·U]` says.
+    fn add_by_route(&mut self, x: &[f32], route: &[f32], n_used: usize) {
+        let k = self.row_len();
+        let rows = route.chunks_exact(2 * n_used);
+        // Of each row of the step: one for each use, or one for all.
+        let each = x.len() / k / rows.len();
+        for (x, chosen) in x.chunks_exact(each * k).zip(rows) {
+            for (x, &expert) in x.chunks_exact(k).cycle().zip(&chosen[..n_used]) {
+                self.add(expert as usize, x);
+            }
+        }
+    }
 }
 
 impl Sums {
     fn new(program: CpuProgram) -> Self {
-        let mut seen = BTreeSet::new();
-        let mut inputs = Vec::new();
-        let mut sums = BTreeMap::new();
+        let (mut matrices, mut sums) = (BTreeMap::new(), BTreeMap::new());
         for op in &program.graph().ops {
+            let (input, weight, n) = match op {
+                Op::MatMul { x, weight, .. } => (Input { x: *x, route: None }, weight, 1),
+                Op::ExpertMatMul { x, route, weight, n_expert, n_used, .. } => {
+                    (Input { x: *x, route: Some((*route, *n_used)) }, weight, *n_expert)
+                }
+                _ => continue,
+            };
             // Only rows that are wanted go into the output matrix, and none is.
-            if let Op::MatMul { x, weight, .. } = op
-                && program.graph().value(*x).rows == Rows::Step
-                && seen.insert(weight.name.clone())
-            {
-                inputs.push((*x, weight.name.clone()));
-                sums.insert(*x, vec![0.0; weight.shape[1]]);
+            if program.graph().value(input.x).rows == Rows::Step && !matrices.contains_key(&weight.name) {
+                matrices.insert(weight.name.clone(), input);
+                sums.entry(input).or_insert_with(|| Sum::new(n, weight.shape[1]));
             }
         }
-        Self { program, inputs, sums, n_rows: 0 }
+        Self { program, matrices, sums }
     }
 
     /// Reads one chunk from its beginning.
     fn read(&mut self, tokens: &[u32]) -> Result<()> {
-        let limits = self.program.limits();
+        let Self { program, sums, .. } = self;
+        let limits = program.limits();
         let pages: Vec<u32> = (0..limits.n_pages as u32).collect();
         let rows: Vec<Row> = (0..).zip(tokens).map(|(pos, &token)| Row { token, pos, seq: 0 }).collect();
         for rows in rows.chunks(limits.max_rows) {
-            self.program.run(&Step { rows, pages: &[&pages], outputs: &[], want: Want::Nothing })?;
-            for (&value, sums) in &mut self.sums {
-                let name = self.program.graph().value(value).name.clone();
-                let numbers = self.program.tensor(&name)?.unwrap_or_default();
-                for row in numbers.chunks_exact(sums.len()) {
-                    sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
+            program.run(&Step { rows, pages: &[&pages], outputs: &[], want: Want::Nothing })?;
+            let mut numbers = |value: ValueId| {
+                let name = program.graph().value(value).name.clone();
+                program.tensor(&name).map(Option::unwrap_or_default)
+            };
+            for (input, sum) in sums.iter_mut() {
+                let x = numbers(input.x)?;
+                match input.route {
+                    None => x.chunks_exact(sum.row_len()).for_each(|row| sum.add(0, row)),
+                    Some((route, n_used)) => sum.add_by_route(&x, &numbers(route)?, n_used),
                 }
             }
-            self.n_rows += rows.len();
         }
         Ok(())
     }
 
     fn entries(&self) -> BTreeMap<String, Entry> {
-        let entry = |value: &ValueId| Entry {
-            sums: self.sums[value].iter().map(|&sum| sum as f32).collect(),
-            counts: vec![self.n_rows as f32],
+        let entry = |Sum { squares, counts }: &Sum| {
+            let f32s = |numbers: &[f64]| numbers.iter().map(|&x| x as f32).collect();
+            Entry { sums: f32s(squares), counts: f32s(counts) }
         };
-        self.inputs.iter().map(|(value, name)| (name.clone(), entry(value))).collect()
+        self.matrices.iter().map(|(name, input)| (name.clone(), entry(&self.sums[input]))).collect()
     }
 }

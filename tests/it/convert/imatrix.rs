@@ -71,6 +71,29 @@ fn sums_are_those_of_what_goes_into_each_matrix() {
     assert_eq!(found.entries.len(), 2 * 7);
 }
 
+/// Each row goes into the matrices of the experts that it uses, and into no others.
+#[test]
+fn sums_of_experts_are_those_of_the_rows_that_use_them() {
+    let gguf = Gguf::open(&golden("tiny/mixtral-q8_0.gguf")).expect("golden data");
+    let found = collect(&gguf, &options(TEXT), &mut silent).expect("collected");
+    let entry = |name: &str| &found.entries[&format!("blk.1.{name}.weight")];
+    let (router, gate, up, down) =
+        (entry("ffn_gate_inp"), entry("ffn_gate_exps"), entry("ffn_up_exps"), entry("ffn_down_exps"));
+    assert_eq!(gate, up);
+    assert_eq!(gate.counts, down.counts);
+    // 32 rows use two experts each.
+    assert_eq!((router.counts[0], gate.counts.iter().sum::<f32>()), (32.0, 64.0));
+    assert!(gate.counts.len() > 2 && gate.counts.iter().all(|&count| count < 64.0));
+    let k = router.sums.len();
+    for (i, &of_all) in router.sums.iter().enumerate() {
+        let by_expert: f32 = gate.sums.iter().skip(i).step_by(k).sum();
+        assert!((by_expert - 2.0 * of_all).abs() <= 1e-4 * by_expert, "column {i}: {by_expert}, not twice {of_all}");
+    }
+    for (sums, &count) in down.sums.chunks(down.sums.len() / down.counts.len()).zip(&down.counts) {
+        assert_eq!(sums.iter().all(|&sum| sum == 0.0), count == 0.0);
+    }
+}
+
 #[test]
 fn a_text_that_is_too_short_and_an_interrupt_end_it() {
     let gguf = tiny();

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use crate::backend::cpu;
-use crate::backend::{Limits, Output, PAGE_LEN, Program, Row, Step, Want};
+use crate::backend::{Distribution, Limits, Output, PAGE_LEN, Program, Row, Step, Want};
 use crate::convert::plan::Planned;
 use crate::convert::quantize::{self, Options, Subject, is_quantized};
 use crate::error::{Error, Result};
@@ -202,7 +202,7 @@ struct Judge {
     model: Model,
     tokens: Vec<u32>,
     /// For each position the logarithms of the probabilities of all tokens.
-    reference: Vec<f32>,
+    reference: Vec<Vec<f32>>,
     threads: usize,
 }
 
@@ -218,7 +218,11 @@ impl Judge {
         }
         tokens.truncate(budget.n_tokens.max(2));
         let mut judge = Self { model, tokens, reference: Vec::new(), threads: budget.threads };
-        judge.reference = judge.log_probabilities(&HashMap::new())?;
+        for logits in judge.logits(&HashMap::new())?.chunks_exact(judge.model.graph.n_vocab) {
+            let mut log_p = Vec::new();
+            Distribution::new(logits)?.log_probabilities(&mut log_p);
+            judge.reference.push(log_p);
+        }
         Ok(judge)
     }
 
@@ -230,13 +234,16 @@ impl Judge {
             let weight = Weight { shape: tensor.info.shape.clone(), format: tensor.format(), bytes };
             changed.insert(tensor.info.name.clone(), weight);
         }
-        let found = self.log_probabilities(&changed)?;
-        let n_vocab = self.model.graph.n_vocab;
-        let rows = self.reference.chunks_exact(n_vocab).zip(found.chunks_exact(n_vocab));
-        Ok(rows.map(|(p, q)| divergence(p, q)).sum::<f64>() / self.tokens.len() as f64)
+        let found = self.logits(&changed)?;
+        let mut sum = 0.0;
+        for (log_p, logits) in self.reference.iter().zip(found.chunks_exact(self.model.graph.n_vocab)) {
+            sum += Distribution::new(logits)?.divergence(log_p, f32::NEG_INFINITY);
+        }
+        Ok(sum / self.tokens.len() as f64)
     }
 
-    fn log_probabilities(&self, changed: &HashMap<String, Weight>) -> Result<Vec<f32>> {
+    /// Those of all positions, `[T, V]`.
+    fn logits(&self, changed: &HashMap<String, Weight>) -> Result<Vec<f32>> {
         let graph: &Graph = &self.model.graph;
         let n = self.tokens.len();
         let limits = Limits { max_rows: n, max_outputs: n, max_seqs: 1, n_ctx: n, n_pages: n.div_ceil(PAGE_LEN) };
@@ -245,22 +252,9 @@ impl Judge {
         let rows: Vec<Row> = (0..).zip(&self.tokens).map(|(pos, &token)| Row { token, pos, seq: 0 }).collect();
         let (pages, outputs): (Vec<u32>, Vec<u32>) = ((0..limits.n_pages as u32).collect(), (0..n as u32).collect());
         let step = Step { rows: &rows, pages: &[&pages], outputs: &outputs, want: Want::Logits };
-        let Output::Logits(mut logits) = program.run(&step)? else { unreachable!("logits were wanted") };
-        for row in logits.chunks_exact_mut(graph.n_vocab) {
-            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
-            let log_sum = max + sum.ln() as f32;
-            row.iter_mut().for_each(|x| *x -= log_sum);
-        }
-        if logits.iter().any(|x| x.is_nan()) { Err(Error::BadLogits) } else { Ok(logits) }
+        let Output::Logits(logits) = program.run(&step)? else { unreachable!("logits were wanted") };
+        Ok(logits)
     }
-}
-
-/// Σ p · ln(p / q)
-fn divergence(log_p: &[f32], log_q: &[f32]) -> f64 {
-    let terms = log_p.iter().zip(log_q).map(|(&p, &q)| f64::from(p).exp() * f64::from(p - q));
-    // Less than nothing comes from rounding alone.
-    terms.filter(|term| term.is_finite()).sum::<f64>().max(0.0)
 }
 
 /// A model's weights, some of which are others.

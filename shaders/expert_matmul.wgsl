@@ -29,12 +29,6 @@ var<workgroup> w_tile: array<vec4<f32>, 512>;
 var<workgroup> x_tile: array<vec4<f32>, 256>;
 var<workgroup> shared_tile: vec3<u32>;
 
-// Four more numbers of K for two sums, side by side: all sums stay in registers.
-fn four(s: vec2<f32>, a: vec4<f32>, b: vec4<f32>, v: vec4<f32>) -> vec2<f32> {
-    let t = fma(vec2<f32>(a.y, b.y), vec2<f32>(v.y), fma(vec2<f32>(a.x, b.x), vec2<f32>(v.x), s));
-    return fma(vec2<f32>(a.w, b.w), vec2<f32>(v.w), fma(vec2<f32>(a.z, b.z), vec2<f32>(v.z), t));
-}
-
 @compute @workgroup_size(WG)
 fn main(
     @builtin(workgroup_id) id: vec3<u32>,
@@ -118,28 +112,28 @@ fn main(
             let v3 = x_tile[v + 192u];
             let a0 = w_tile[w];
             let b0 = w_tile[w + HALF];
-            s00 = four(s00, a0, b0, v0);
-            s01 = four(s01, a0, b0, v1);
-            s02 = four(s02, a0, b0, v2);
-            s03 = four(s03, a0, b0, v3);
+            s00 = group_fma_two(s00, a0, b0, v0);
+            s01 = group_fma_two(s01, a0, b0, v1);
+            s02 = group_fma_two(s02, a0, b0, v2);
+            s03 = group_fma_two(s03, a0, b0, v3);
             let a1 = w_tile[w + 64u];
             let b1 = w_tile[w + 64u + HALF];
-            s10 = four(s10, a1, b1, v0);
-            s11 = four(s11, a1, b1, v1);
-            s12 = four(s12, a1, b1, v2);
-            s13 = four(s13, a1, b1, v3);
+            s10 = group_fma_two(s10, a1, b1, v0);
+            s11 = group_fma_two(s11, a1, b1, v1);
+            s12 = group_fma_two(s12, a1, b1, v2);
+            s13 = group_fma_two(s13, a1, b1, v3);
             let a2 = w_tile[w + 128u];
             let b2 = w_tile[w + 128u + HALF];
-            s20 = four(s20, a2, b2, v0);
-            s21 = four(s21, a2, b2, v1);
-            s22 = four(s22, a2, b2, v2);
-            s23 = four(s23, a2, b2, v3);
+            s20 = group_fma_two(s20, a2, b2, v0);
+            s21 = group_fma_two(s21, a2, b2, v1);
+            s22 = group_fma_two(s22, a2, b2, v2);
+            s23 = group_fma_two(s23, a2, b2, v3);
             let a3 = w_tile[w + 192u];
             let b3 = w_tile[w + 192u + HALF];
-            s30 = four(s30, a3, b3, v0);
-            s31 = four(s31, a3, b3, v1);
-            s32 = four(s32, a3, b3, v2);
-            s33 = four(s33, a3, b3, v3);
+            s30 = group_fma_two(s30, a3, b3, v0);
+            s31 = group_fma_two(s31, a3, b3, v1);
+            s32 = group_fma_two(s32, a3, b3, v2);
+            s33 = group_fma_two(s33, a3, b3, v3);
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! exports Group          the numbers, in order
 //!         group_fma      s + Σ of four products
+//!         group_fma_two  the same for two rows a and b, side by side: sums of both stay in registers
 //!         group_sums     Σ of four numbers, and of four others
 //!         group_most     max |a|
 //!         Bytes          32 bytes, in order
@@ -27,6 +28,11 @@ struct Group {
 
 fn group_fma(a: vec4<f32>, b: vec4<f32>, s: f32) -> f32 {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, s))));
+}
+
+fn group_fma_two(s: vec2<f32>, a: vec4<f32>, b: vec4<f32>, v: vec4<f32>) -> vec2<f32> {
+    let t = fma(vec2<f32>(a.y, b.y), vec2<f32>(v.y), fma(vec2<f32>(a.x, b.x), vec2<f32>(v.x), s));
+    return fma(vec2<f32>(a.w, b.w), vec2<f32>(v.w), fma(vec2<f32>(a.z, b.z), vec2<f32>(v.z), t));
 }
 
 fn group_sums(low: vec4<f32>, high: vec4<f32>) -> vec2<f32> {

@@ -45,6 +45,22 @@ pub(super) unsafe trait Multiply<const R: usize> {
     ) -> [[float32x4_t; T]; U];
 }
 
+/// [`Multiply::chunks`] with an instruction set, for so many rows.
+macro_rules! chunks_with {
+    ($features:literal, $rows:literal) => {
+        #[inline(never)]
+        #[target_feature(enable = $features)]
+        unsafe fn chunks<F: Unpack, const U: usize, const T: usize>(
+            units: [[WeightRow; $rows]; U],
+            n: usize,
+            x: [ActivationRow<'_>; T],
+        ) -> [[float32x4_t; T]; U] {
+            // SAFETY: as the caller promises.
+            unsafe { dot::chunks::<F, Self, U, T, $rows>(units, n, x) }
+        }
+    };
+}
+
 /// NEON as all processors of this architecture have it: products of 16-bit integers.
 pub(super) struct Neon;
 
@@ -75,16 +91,7 @@ unsafe impl Multiply<1> for Neon {
         unsafe { [vaddvq_f32(lanes)] }
     }
 
-    #[inline(never)]
-    #[target_feature(enable = "neon")]
-    unsafe fn chunks<F: Unpack, const U: usize, const T: usize>(
-        units: [[WeightRow; 1]; U],
-        n: usize,
-        x: [ActivationRow<'_>; T],
-    ) -> [[float32x4_t; T]; U] {
-        // SAFETY: as the caller promises.
-        unsafe { dot::chunks::<F, Self, U, T, 1>(units, n, x) }
-    }
+    chunks_with!("neon", 1);
 }
 
 /// Armv8.2's `dotprod`: each lane adds the products of four bytes.
@@ -116,16 +123,7 @@ unsafe impl Multiply<1> for NeonDot {
         unsafe { [vaddvq_f32(lanes)] }
     }
 
-    #[inline(never)]
-    #[target_feature(enable = "neon,dotprod")]
-    unsafe fn chunks<F: Unpack, const U: usize, const T: usize>(
-        units: [[WeightRow; 1]; U],
-        n: usize,
-        x: [ActivationRow<'_>; T],
-    ) -> [[float32x4_t; T]; U] {
-        // SAFETY: as the caller promises.
-        unsafe { dot::chunks::<F, Self, U, T, 1>(units, n, x) }
-    }
+    chunks_with!("neon,dotprod", 1);
 }
 
 /// Armv8.6's `i8mm`: 2×8 bytes times 8×2. Two rows of weights are one matrix, high and low bytes the other.
@@ -159,16 +157,7 @@ unsafe impl Multiply<2> for NeonI8mm {
         }
     }
 
-    #[inline(never)]
-    #[target_feature(enable = "neon,i8mm")]
-    unsafe fn chunks<F: Unpack, const U: usize, const T: usize>(
-        units: [[WeightRow; 2]; U],
-        n: usize,
-        x: [ActivationRow<'_>; T],
-    ) -> [[float32x4_t; T]; U] {
-        // SAFETY: as the caller promises.
-        unsafe { dot::chunks::<F, Self, U, T, 2>(units, n, x) }
-    }
+    chunks_with!("neon,i8mm", 2);
 }
 
 /// `sum` and in each of its lanes the products of four signed bytes.

@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let shape = SHAPES.iter().find(|s| s.name == shape);
-    let format = quant::ALL.iter().find(|f| f.name.eq_ignore_ascii_case(format));
+    let format = quant::by_name(format);
     let (Some(shape), Some(format)) = (shape, format) else {
         eprintln!("error: no such shape or format; without arguments they are listed");
         return ExitCode::from(2);

@@ -63,7 +63,8 @@ impl Offsets {
 /// Quantizes a block with a scale and an offset of its own: `w = d · q + m`.
 #[inline(always)]
 pub(super) fn block<const N: usize>(src: &[f32; N], given: Option<&[f32; N]>, max_q: u8) -> (Half, Half, [u8; N]) {
-    let fit = fit(src, &importance(given), max_q, Offsets::Any, Effort::of(given.map(|k| &k[..])));
+    let importance = importance(given);
+    let fit = fit(src, &importance, max_q, Offsets::Any, Effort::of(&importance));
     let (d, m) = (Half::from_f32(fit.scale), Half::from_f32(-fit.min));
     (d, m, Affine { scale: d.to_f32(), min: -m.to_f32() }.quants(src, max_q))
 }
@@ -139,8 +140,8 @@ pub(super) fn super_block<const N: usize, const S: usize>(
     max_q: u8,
     max_scale: u8,
 ) -> SuperBlock<S> {
-    let effort = Effort::of(given.map(|k| &k[..]));
     let importance = importance(given);
+    let effort = Effort::of(&importance);
     let subs = Subs::<N>::new(src, &importance);
     let mut fits = [Affine::default(); S];
     for (i, fit) in fits.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! Small steps of the reference quantization, with ggml's rounding.
+//! Small steps of quantization.
 
 /// The number of the largest magnitude, with its sign; of equal ones the first.
 #[inline(always)]

@@ -25,8 +25,8 @@ impl Effort {
     /// Who has measured what counts has more patience.
     const WEIGHTED: Self = Self { trials: 16, turns: 4 };
 
-    pub(super) fn of(given: Option<&[f32]>) -> Self {
-        if given.is_some_and(|given| given.iter().any(|&k| k != given[0])) { Self::WEIGHTED } else { Self::USUAL }
+    pub(super) fn of(importance: &[f32]) -> Self {
+        if importance.iter().any(|&k| k != importance[0]) { Self::WEIGHTED } else { Self::USUAL }
     }
 
     /// What is added to the number of steps between zero and the largest weight.
@@ -148,7 +148,8 @@ pub(super) fn error<G: Grid, const N: usize>(grid: G, src: &[f32; N], importance
 /// Quantizes a block with a scale of its own.
 #[inline(always)]
 pub(super) fn block<G: Grid, const N: usize>(grid: G, src: &[f32; N], given: Option<&[f32; N]>) -> (Half, [u8; N]) {
-    let d = Half::from_f32(fit(grid, src, &importance(given), Effort::of(given.map(|k| &k[..]))));
+    let importance = importance(given);
+    let d = Half::from_f32(fit(grid, src, &importance, Effort::of(&importance)));
     (d, quants(grid, src, d.to_f32()))
 }
 
@@ -211,8 +212,8 @@ pub(super) fn super_block<G: Grid, const N: usize, const S: usize>(
     given: Option<&[f32; LEN]>,
     lowest: i8,
 ) -> SuperBlock<S> {
-    let effort = Effort::of(given.map(|k| &k[..]));
     let importance = importance(given);
+    let effort = Effort::of(&importance);
     let subs = Subs::<N>::new(src, &importance);
     let mut fits = [0.0; S];
     for (i, fit) in fits.iter_mut().enumerate() {

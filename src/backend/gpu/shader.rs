@@ -223,8 +223,7 @@ impl KernelKey {
     }
 
     fn format(&self, name: &str) -> &'static str {
-        let format = quant::ALL.iter().find(|format| format.name.eq_ignore_ascii_case(name));
-        format.unwrap_or_else(|| panic!("{self}: no format {name}")).shader
+        quant::by_name(name).unwrap_or_else(|| panic!("{self}: no format {name}")).shader
     }
 }
 

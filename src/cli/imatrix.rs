@@ -1,17 +1,16 @@
 //! `halfbyte imatrix`: which columns of a model's matrices matter most.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use halfbyte::convert::imatrix::{Collect, collect};
 use halfbyte::engine::default_threads;
 use halfbyte::gguf::Gguf;
-use halfbyte::{Error, Result, hub};
-use indicatif::{ProgressBar, ProgressStyle};
+use halfbyte::{Result, hub};
 
+use super::interrupt::{self, Interrupt};
 use super::making::{self, Threads};
-use super::{fetch, interrupt::Interrupt, out};
+use super::{fetch, out, read_text};
 
 /// Find out which columns of a model's matrices matter most, by reading a text with it
 ///
@@ -48,11 +47,7 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let text = std::fs::read_to_string(&args.file).map_err(|source| Error::Io {
-        action: "read",
-        path: args.file.clone(),
-        source,
-    })?;
+    let text = read_text(&args.file)?;
     let gguf = Gguf::open(&fetch::model(&args.model)?)?;
     let options = Collect {
         text: &text,
@@ -61,22 +56,19 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         max_chunks: args.chunks,
         threads: args.threads.threads.map_or_else(default_threads, usize::from),
     };
-    let interrupt = Interrupt::install()?;
-    let mut interrupted = interrupt.listen();
-    let bar = ProgressBar::no_length();
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar:.cyan/dim} {pos}/{len} chunks {eta}") {
-        bar.set_style(style);
-    }
+    let ctrl_c = Interrupt::install()?;
+    let mut interrupted = ctrl_c.listen();
+    let bar = making::bar("{wide_bar:.cyan/dim} {pos}/{len} chunks {eta}");
     let imatrix = collect(&gguf, &options, &mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
-        if matches!(interrupted.try_recv(), Ok(Some(()))) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        interrupt::flow(&mut interrupted)
     });
     bar.finish_and_clear();
     let imatrix = imatrix?;
     let mut inputs: Vec<_> = gguf.files().collect();
     inputs.push(&args.file);
-    making::write(&interrupt, &imatrix.plan(), &args.output, &inputs, &args.threads)?;
+    making::write(&ctrl_c, &imatrix.plan(), &args.output, &inputs, &args.threads)?;
     let n_tokens = u64::from(imatrix.n_chunks) * u64::from(imatrix.chunk_len);
     out(format_args!("{}: {} matrices, {n_tokens} tokens\n", args.output.display(), imatrix.entries.len()))?;
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,7 @@
 //! Ctrl-C: the first one ends what is going on in good order, a second one ends the process. Without anything that can be
 //! ended in order, so does the first.
 
+use std::ops::ControlFlow;
 use std::process::exit;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -41,4 +42,9 @@ impl Interrupt {
         *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         receiver
     }
+}
+
+/// Whether what goes on is to go on: not after the Ctrl-C that `listener` waits for.
+pub(super) fn flow(listener: &mut oneshot::Receiver<()>) -> ControlFlow<()> {
+    if matches!(listener.try_recv(), Ok(Some(()))) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }

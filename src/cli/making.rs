@@ -1,7 +1,6 @@
 //! What commands that make a file have in common: a bar, threads, Ctrl-C, and what came of it.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use halfbyte::Result;
 use halfbyte::convert::{self, Plan};
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
-use super::interrupt::Interrupt;
+use super::interrupt::{self, Interrupt};
 
 const BAR: &str = "{msg} {wide_bar:.cyan/dim} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";
 
@@ -26,32 +25,29 @@ pub(super) struct Threads {
 ///
 /// # Errors
 /// If it cannot be written, or was interrupted.
-pub(super) fn write(
-    interrupt: &Interrupt,
-    plan: &Plan,
-    path: &Path,
-    inputs: &[&Path],
-    threads: &Threads,
-) -> Result<()> {
-    let mut interrupted = interrupt.listen();
-    let bar = ProgressBar::new(plan.n_bytes());
-    if let Ok(style) = ProgressStyle::with_template(BAR) {
-        bar.set_style(style);
-    }
+pub(super) fn write(ctrl_c: &Interrupt, plan: &Plan, path: &Path, inputs: &[&Path], threads: &Threads) -> Result<()> {
+    let mut interrupted = ctrl_c.listen();
+    let bar = bar(BAR);
+    bar.set_length(plan.n_bytes());
     bar.enable_steady_tick(Duration::from_millis(200));
     let result = convert::with_threads(threads.threads.map(usize::from), || {
         plan.write(path, inputs.iter().copied(), &mut |advance| {
             bar.set_message(advance.tensor.to_owned());
             bar.set_position(advance.done_bytes);
-            if matches!(interrupted.try_recv(), Ok(Some(()))) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            interrupt::flow(&mut interrupted)
         })
     });
     bar.finish_and_clear();
     result
+}
+
+/// A bar that looks like `template`, of no length yet.
+pub(super) fn bar(template: &str) -> ProgressBar {
+    let bar = ProgressBar::no_length();
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
 }
 
 /// Size, and how many tensors are stored as what: `3.83 GB, 4.55 bits a weight: 225 Q4_0, 1 Q6_K, 65 F32`.

@@ -24,6 +24,7 @@ mod sampling;
 mod template;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -118,6 +119,14 @@ fn printable(text: &str) -> String {
 /// Says something that people should know, on standard error.
 fn note(text: &str) {
     anstream::eprintln!("{NAME}note{NAME:#}: {text}");
+}
+
+/// The text in a file.
+///
+/// # Errors
+/// If it can't be read, or is no UTF-8.
+fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|source| Error::Io { action: "read", path: path.into(), source })
 }
 
 /// Writes to standard output, at once.

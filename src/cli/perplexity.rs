@@ -11,7 +11,7 @@ use halfbyte::{Error, Result};
 use serde_json::{Value, json};
 
 use super::model::{RunArgs, with_upload_bar};
-use super::{fetch, note, out};
+use super::{fetch, note, out, read_text};
 
 /// Tokens in a window, as llama-perplexity has them.
 const DEFAULT_N_CTX: usize = 512;
@@ -75,7 +75,7 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let text = args.text.as_ref().or(args.text_option.as_ref()).map(|path| read_text(path)).transpose()?;
+    let text = args.text.as_ref().or(args.text_option.as_ref()).map(|path| read_prompt(path)).transpose()?;
     let saved = args.kld.as_deref().map(LogitsFile::open).transpose()?;
     let n_ctx = args.window_len(saved.as_ref())?;
     let options = eval::engine_options(n_ctx, args.run.options(None)?)?;
@@ -106,9 +106,8 @@ fn open(name: &str, options: &EngineOptions) -> Result<Loaded> {
 }
 
 /// A file without the newline that ends it, as llama.cpp reads prompts.
-fn read_text(path: &Path) -> Result<String> {
-    let failed = |source| Error::Io { action: "read", path: path.into(), source };
-    let mut text = std::fs::read_to_string(path).map_err(failed)?;
+fn read_prompt(path: &Path) -> Result<String> {
+    let mut text = read_text(path)?;
     if text.ends_with('\n') {
         text.pop();
     }

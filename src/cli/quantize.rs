@@ -9,11 +9,10 @@ use halfbyte::convert::quantize::{self, Importances, Mix, Options, mixes};
 use halfbyte::engine::default_threads;
 use halfbyte::gguf::Gguf;
 use halfbyte::{Error, Result};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::interrupt::Interrupt;
 use super::making::{self, Threads};
-use super::{fetch, number_within, out};
+use super::{fetch, number_within, out, read_text};
 
 /// Make a smaller model of a GGUF file, by storing its weights in a format of fewer bits
 #[derive(clap::Args)]
@@ -137,14 +136,10 @@ fn options(args: &Args, mix: Mix, gguf: &Gguf) -> Result<Options> {
 
 /// Finds the formats that keep the file within a divergence.
 fn search(args: &Args, gguf: &Gguf, options: &Options, max_kld: f64, text: &Path) -> Result<Choice> {
-    let text =
-        std::fs::read_to_string(text).map_err(|source| Error::Io { action: "read", path: text.into(), source })?;
+    let text = read_text(text)?;
     let threads = args.threads.threads.map_or_else(default_threads, usize::from);
     let budget = Budget { max_kld, text: &text, n_tokens: args.kld_tokens as usize, threads };
-    let bar = ProgressBar::no_length();
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar:.cyan/dim} {pos}/{len} {eta}") {
-        bar.set_style(style);
-    }
+    let bar = making::bar("{msg} {wide_bar:.cyan/dim} {pos}/{len} {eta}");
     let found = budget::search(gguf, options, &budget, &mut |what, done, total| {
         bar.set_message(what.to_owned());
         bar.set_length(total as u64);

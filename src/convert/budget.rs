@@ -3,7 +3,7 @@
 //! The distance is the mean Kullback-Leibler divergence of the next token's probabilities, over the positions of a text. To
 //! find out what a matrix is worth, it alone is stored in the worst format: the divergence that this causes, and how errors of
 //! weights shrink from format to format, predict all others, since small divergences add up and grow with the square of an
-//! error. Then bytes go where they take off most, one format up at a time, until what is predicted is within the limit. What
+//! error. Then bytes go where they take off most, one tensor at a time, until what is predicted is within the limit. What
 //! counts is measured: the model so chosen is run, and the prediction corrected by what came out.
 
 use std::collections::HashMap;
@@ -118,11 +118,14 @@ impl Tensor<'_> {
         self.worth * self.steps[at].error
     }
 
-    /// What the next step up takes off the divergence for each byte that it costs.
-    fn gain(&self) -> Option<f64> {
-        let next = self.steps.get(self.at + 1)?;
-        let bytes = next.n_bytes - self.steps[self.at].n_bytes;
-        Some((self.predicted(self.at) - self.predicted(self.at + 1)) / bytes as f64)
+    /// The step up that takes most off the divergence for each byte that it costs, and how much. It may leave out others: where a
+    /// source lies on a grid, a larger format can be worse than a smaller one.
+    fn best_step(&self) -> Option<(f64, usize)> {
+        let gain = |to: usize| {
+            let bytes = self.steps[to].n_bytes - self.steps[self.at].n_bytes;
+            (self.predicted(self.at) - self.predicted(to)) / bytes as f64
+        };
+        (self.at + 1..self.steps.len()).map(|to| (gain(to), to)).max_by(|(a, _), (b, _)| a.total_cmp(b))
     }
 }
 
@@ -131,10 +134,10 @@ fn raise(tensors: &mut [Tensor<'_>], goal: f64) -> bool {
     let mut raised = false;
     let mut predicted: f64 = tensors.iter().map(|tensor| tensor.predicted(tensor.at)).sum();
     while predicted > goal || !raised {
-        let gains = tensors.iter_mut().filter_map(|tensor| Some((tensor.gain()?, tensor)));
-        let Some((_, tensor)) = gains.max_by(|(a, _), (b, _)| a.total_cmp(b)) else { return raised };
-        predicted -= tensor.predicted(tensor.at) - tensor.predicted(tensor.at + 1);
-        tensor.at += 1;
+        let steps = tensors.iter_mut().filter_map(|tensor| Some((tensor.best_step()?, tensor)));
+        let Some(((_, to), tensor)) = steps.max_by(|((a, _), _), ((b, _), _)| a.total_cmp(b)) else { return raised };
+        predicted -= tensor.predicted(tensor.at) - tensor.predicted(to);
+        tensor.at = to;
         raised = true;
     }
     true
@@ -266,5 +269,29 @@ struct Mixed<'a> {
 impl Weights for Mixed<'_> {
     fn weight(&self, name: &str) -> Option<Weight> {
         self.changed.get(name).cloned().or_else(|| self.model.weight(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_that_are_larger_and_worse_are_passed_over() {
+        let info =
+            TensorInfo { name: "w".into(), shape: vec![4, 256], format_id: 1, offset: 0, n_bytes: None, part: 0 };
+        // Of one tensor Q6_K is worse than Q4_K; of the other all is well from the second step on.
+        let of = |errors: &[f64]| {
+            let steps = errors.iter().zip(1..);
+            let steps = steps.map(|(&error, i)| StepUp { format: quant::ALL[0], n_bytes: 100 * i, error }).collect();
+            Tensor { info: &info, steps, at: 0, worth: 1.0 }
+        };
+        let mut tensors = [of(&[0.62, 0.61, 1.07, 0.12, 0.0]), of(&[1.7, 1e-5, 0.04, 0.0])];
+        assert!(raise(&mut tensors, 0.2));
+        assert_eq!([tensors[0].at, tensors[1].at], [3, 1]);
+        assert!(raise(&mut tensors, 1e-4));
+        assert_eq!([tensors[0].at, tensors[1].at], [4, 1]);
+        while raise(&mut tensors, 0.0) {}
+        assert!(tensors.iter().all(|tensor| tensor.at + 1 == tensor.steps.len()));
     }
 }

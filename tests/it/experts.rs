@@ -8,9 +8,9 @@ use halfbyte::quant::{self, Format};
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::cpu::check_op;
+use crate::cpu::{check_op, check_product};
 use crate::gpu::{assert_close, in_f32, limit, logits, variants};
-use crate::ops::{self, Compile, Tables, assert_near, f64s, format};
+use crate::ops::{self, Compile, ProductError, Tables, assert_near, f64s, format};
 use crate::shapes::{self, Numbers};
 
 /// The experts of a row, the one with the largest logit first.
@@ -79,25 +79,17 @@ fn check_expert_matmul(compile: Compile<'_>, case: Case, seed: u64, limit: f64) 
         let route = b.route(g.embed("r", t, n_expert, 1.0), n_used, Gating::Used, 1.0);
         b.expert_matmul("w", g.embed("x", t, n_x * k, 1.0).heads(n_x), route, n_expert, m)
     });
-    let (mut error, mut power) = (0.0, 0.0);
+    let mut error = ProductError::default();
     for (row, found) in found.chunks(n_used * m).enumerate() {
         let experts = chosen(&routes[row * n_expert..][..n_expert], n_used);
         for (u, (found, e)) in found.chunks(m).zip(experts).enumerate() {
             let x = &x[(row * n_x + u % n_x) * k..][..k];
             for (i, found) in found.iter().enumerate() {
-                let w = &w[(e * m + i) * k..][..k];
-                let terms: Vec<f64> = w.iter().zip(x).map(|(w, x)| w * x).collect();
-                let bias = bias[e * m + i];
-                error += (f64::from(*found) - terms.iter().sum::<f64>() - bias).powi(2);
-                // As for other products: in proportion to what does not cancel by chance.
-                power += terms.iter().map(|t| t * t).sum::<f64>() + bias.powi(2);
+                error.add(*found, x, &w[(e * m + i) * k..][..k], bias[e * m + i]);
             }
         }
     }
-    let error = if power == 0.0 { error } else { error / power };
-    // A few numbers are no mean: one outlier among the activations, which sets the step of the others, may meet a small weight.
-    let limit = if t * n_used * m < 100 { 10.0 * limit } else { limit };
-    assert!(error <= limit, "{case:?}: error {error:.1e} (limit {limit:.0e})");
+    error.check(&format!("{case:?}"), limit);
 }
 
 fn check_expert_sum(compile: Compile<'_>, t: usize, n_used: usize, width: usize, seed: u64, limit: f64) {
@@ -155,7 +147,7 @@ proptest! {
         // No more than a million numbers.
         let shape = [m.min((1_000_000 / (n_expert * k)).max(1)), k];
         let case = Case { format, t, n_expert, n_used, shape, x_each, bias };
-        check_op(|compile, limit| check_expert_matmul(compile, case, seed, limit));
+        check_product(|compile, limit| check_expert_matmul(compile, case, seed, limit));
     }
 
     #[test]

@@ -140,6 +140,35 @@ pub(crate) fn check_rms_norm(compile: Compile<'_>, t: usize, heads: usize, width
     assert_near(&format!("rms_norm [{t}, {heads} of {width}]"), &found, &expected, limit);
 }
 
+/// The squared errors of products, and what they are in proportion to.
+#[derive(Default)]
+pub(crate) struct ProductError {
+    error: f64,
+    power: f64,
+}
+
+impl ProductError {
+    /// A product of `x` and `w`, plus `bias`, that was `found`.
+    ///
+    /// Its power is that of its terms if each number of x were the largest of its 256: kernels that round x do so in
+    /// proportion to that, whatever the other numbers are. And errors do not shrink where terms cancel by chance.
+    pub(crate) fn add(&mut self, found: f32, x: &[f64], w: &[f64], bias: f64) {
+        let sum: f64 = x.iter().zip(w).map(|(x, w)| x * w).sum();
+        self.error += (f64::from(found) - sum - bias).powi(2);
+        for (x, w) in x.chunks(256).zip(w.chunks(256)) {
+            let largest = x.iter().map(|x| x * x).fold(0.0, f64::max);
+            self.power += largest * w.iter().map(|w| w * w).sum::<f64>();
+        }
+        // Numbers below the normal ones keep fewer digits.
+        self.power += bias.powi(2) + f64::from(f32::MIN_POSITIVE).powi(2);
+    }
+
+    pub(crate) fn check(&self, what: &str, limit: f64) {
+        let error = self.error / self.power;
+        assert!(error <= limit, "{what}: error {error:.1e} (limit {limit:.0e})");
+    }
+}
+
 /// matmul: any format, all rows of the weight or those of a range, with and without bias.
 pub(crate) fn check_matmul(
     compile: Compile<'_>,
@@ -159,20 +188,13 @@ pub(crate) fn check_matmul(
     let found = tables.run(compile, t, &step_of(t), &[&pages_for(t)], |g| {
         g.block(0).matmul_rows("w", "y", g.embed("x", t, k, 1.0), m, range.clone())
     });
-    let terms = |x: &[f64], m: usize| -> Vec<f64> { x.iter().zip(&w[m * k..][..k]).map(|(x, w)| x * w).collect() };
-    let bias = |m: usize| bias.as_ref().map_or(0.0, |bias| bias[m]);
-    let (mut error, mut power) = (0.0, 0.0);
+    let mut error = ProductError::default();
     for (found, x) in found.chunks(range.len()).zip(x.chunks(k)) {
         for (found, m) in found.iter().zip(range.clone()) {
-            let terms = terms(x, m);
-            error += (f64::from(*found) - terms.iter().sum::<f64>() - bias(m)).powi(2);
-            power += terms.iter().map(|t| t * t).sum::<f64>() + bias(m).powi(2);
+            error.add(*found, x, &w[m * k..][..k], bias.as_ref().map_or(0.0, |bias| bias[m]));
         }
     }
-    // In proportion to what sums of such terms are in the mean, whose errors do not shrink where the terms cancel by chance.
-    let error = error / power;
-    let what = format!("matmul {format_of_weight} [{t}, {k}] · [{m}, {k}]ᵀ rows {range:?}");
-    assert!(error <= limit, "{what}: error {error:.1e} (limit {limit:.0e})");
+    error.check(&format!("matmul {format_of_weight} [{t}, {k}] · [{m}, {k}]ᵀ rows {range:?}"), limit);
 }
 
 /// rope: both kinds, all or some of the elements, at large positions too.

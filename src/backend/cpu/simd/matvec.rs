@@ -1,7 +1,8 @@
 //! Products of few rows of x with weights as they lie in the file, which is read once, at the memory's speed.
 //!
 //! Weight rows are taken in lots that stay in the first-level cache: their scales are unpacked, then [`M`] rows at a time
-//! are multiplied. The multiplication itself is an instruction set's own ([`Dots`]).
+//! are multiplied. The multiplication itself is an instruction set's own ([`Dots`]), which may have another way for a row
+//! of x alone.
 
 use super::activations::{ActivationRow, Activations, BLOCK};
 use super::scales::{self, BlockScales, Scales};
@@ -27,6 +28,19 @@ pub(super) unsafe trait Dots<F> {
     const REGISTERS: usize;
     /// Bytes behind a row that are read as well, whatever they are; at most 64.
     const BEYOND: usize;
+
+    /// Whether there is [`stream`](Self::stream), for one row of x alone.
+    const STREAMS: bool = false;
+
+    /// The products of `N` weight rows, one after the other, with a row of x; the same bits as of `dots`.
+    ///
+    /// # Safety
+    /// As of `dots`.
+    #[inline(always)]
+    unsafe fn stream<const N: usize>(rows: [*const u8; N], x: ActivationRow<'_>) -> [f32; N] {
+        let _ = (rows, x);
+        unreachable!("rows are streamed only where they can be")
+    }
 
     /// Unpacks the scales of the `n_groups` groups from `p` on, behind which `readable` bytes can be read.
     ///
@@ -94,6 +108,30 @@ pub(super) unsafe fn matvec<F: BlockScales, D: Dots<F>>(
     let copy: &mut [u8] = bytemuck::cast_slice_mut(copy);
     let mut scales = Scales::new(lot_rows * n_blocks, scales);
     let mut store = |t: usize, m: usize, sum: f32| y.set(t, m, bias.map_or(sum, |bias| sum + bias[m]));
+    // Rows behind which what is read beyond them lies within the weight, too; the others are copied first.
+    let readable = (whole - D::BEYOND.min(whole)) / row_bytes;
+    if D::STREAMS && x.n_rows() == 1 {
+        let row = |m: usize| bytes[m * row_bytes..].as_ptr();
+        let whole = readable.clamp(rows.start, rows.end);
+        let whole = whole - (whole - rows.start) % M;
+        // SAFETY: the rows have the blocks that x has, and what is read beyond them is there.
+        unsafe {
+            for m in (rows.start..whole).step_by(M) {
+                let sums = D::stream::<M>(std::array::from_fn(|i| row(m + i)), x.row(0));
+                sums.into_iter().enumerate().for_each(|(i, sum)| store(0, m + i, sum));
+            }
+            for m in whole..rows.end {
+                let mut one = row(m);
+                if m >= readable {
+                    copy[..row_bytes].copy_from_slice(&bytes[m * row_bytes..][..row_bytes]);
+                    one = copy.as_ptr();
+                }
+                let [sum] = D::stream::<1>([one], x.row(0));
+                store(0, m, sum);
+            }
+        }
+        return;
+    }
     for first in rows.clone().step_by(lot_rows) {
         let end = rows.end.min(first + lot_rows);
         // SAFETY: the rows lie within the weight, and the processor has the instruction set.
@@ -102,8 +140,7 @@ pub(super) unsafe fn matvec<F: BlockScales, D: Dots<F>>(
             D::unpack(&mut scales, bytes[first * row_bytes..].as_ptr(), n_groups, whole - end * row_bytes);
         }
         let lot = Lot { bytes, row_bytes, first, end, n_blocks, scales: &scales };
-        // Rows that what is read beyond them lies within the weight, too.
-        let readable = ((whole - D::BEYOND.min(whole)) / row_bytes).clamp(first, end);
+        let readable = readable.clamp(first, end);
         let mut t = 0;
         // SAFETY: as above; what is read beyond a readable row lies within the weight, and the copy has room behind it.
         unsafe {

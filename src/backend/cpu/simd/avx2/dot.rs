@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::formats::Unpack;
+use super::sums;
 use super::vector::Lanes;
-use super::{sum, sums};
 use crate::backend::cpu::simd::activations::{ActivationRow, CHUNK_BLOCKS};
 use crate::backend::cpu::simd::matvec::{Dots, WeightRow};
 
@@ -56,13 +56,8 @@ unsafe impl<F: Unpack> Dots<F> for Avx2 {
                         whole[m] = _mm256_add_ps(whole[m], offsets::<F>(rows[m].mins, x[t]));
                     }
                 }
-                if N == 4 {
-                    let four = sums([whole[0], whole[1 % N], whole[2 % N], whole[3 % N]]);
-                    (0..N).for_each(|m| result[m][t] = four[m]);
-                } else {
-                    for m in 0..N {
-                        result[m][t] = sum(whole[m]);
-                    }
+                for (result, sum) in result.iter_mut().zip(sums(whole)) {
+                    result[t] = sum;
                 }
             }
             result

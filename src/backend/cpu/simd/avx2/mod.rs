@@ -74,32 +74,31 @@ pub(super) fn prefetch(p: *const u8, n_bytes: usize) {
     }
 }
 
-/// The sum of the eight numbers: neighbours first, then pairs, then halves.
+/// The sum of each vector's eight numbers: neighbours first, then pairs, then halves.
 ///
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-pub(super) unsafe fn sum(v: __m256) -> f32 {
-    // SAFETY: as the caller promises.
+pub(super) unsafe fn sums<const N: usize>(v: [__m256; N]) -> [f32; N] {
+    let mut out = [0.0; N];
+    // SAFETY: as the caller promises; four numbers are written to four.
     unsafe {
-        let pairs = _mm256_hadd_ps(v, v);
-        let halves = _mm256_hadd_ps(pairs, pairs);
-        _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves)))
+        for (v, out) in v.chunks(4).zip(out.chunks_mut(4)) {
+            if let (&[a, b, c, d], [first, ..]) = (v, &mut *out) {
+                _mm_storeu_ps(first, halves_added(_mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d))));
+            } else {
+                for (&v, out) in v.iter().zip(out) {
+                    let pairs = _mm256_hadd_ps(v, v);
+                    *out = _mm_cvtss_f32(halves_added(_mm256_hadd_ps(pairs, pairs)));
+                }
+            }
+        }
     }
+    out
 }
 
-/// [`sum`] of four vectors.
-///
-/// # Safety
-/// The processor has AVX2.
 #[inline(always)]
-pub(super) unsafe fn sums([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
-    // SAFETY: as the caller promises; `out` has room for four numbers.
-    unsafe {
-        let halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-        let sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
-        let mut out = [0.0; 4];
-        _mm_storeu_ps(out.as_mut_ptr(), sums);
-        out
-    }
+unsafe fn halves_added(v: __m256) -> __m128 {
+    // SAFETY: the callers have AVX2.
+    unsafe { _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v)) }
 }

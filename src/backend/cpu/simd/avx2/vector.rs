@@ -126,7 +126,7 @@ impl Vector for Lanes {
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
-        unsafe { super::sum(self.0) }
+        unsafe { super::sums([self.0])[0] }
     }
     #[inline(always)]
     unsafe fn largest(self) -> f32 {

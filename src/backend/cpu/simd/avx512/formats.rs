@@ -3,7 +3,7 @@
 //! Quants come two blocks at a time, in the order that is cheapest to make. Where a block's nibbles share bytes with one
 //! another ([`Order::Woven`]), the first register has the first half of both blocks and the second the other half, two
 //! numbers of the one block and then two of the other; activations are put into the same order once. So a sum's even
-//! lanes belong to the first block and its odd lanes to the second, and their scales are one load of eight bytes.
+//! lanes belong to the first block and its odd lanes to the second.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -21,35 +21,37 @@ pub(super) enum Order {
     Woven,
 }
 
-/// Where 16 halves of blocks come from, for formats of one block to a group: by windows of a register from a block's start
-/// on, each with several blocks.
-pub(super) struct Windows {
-    /// Blocks in a window.
-    pub(super) n_blocks: usize,
-    /// For each window which of its bytes go where: those of scales to the lower half, of offsets to the upper one.
-    pub(super) bytes: [[u8; 64]; 16],
-    /// Which bytes each window gives.
-    pub(super) masks: [u64; 16],
-}
-
-impl Windows {
-    /// For blocks of `stride` bytes that open with one half or two.
-    pub(super) const fn new(stride: usize, n_halves: usize) -> Self {
-        let n_blocks = (64 - 2 * n_halves) / stride + 1;
-        let (mut bytes, mut masks) = ([[0; 64]; 16], [0; 16]);
-        let mut block = 0;
-        while block < 16 {
-            let (window, at) = (block / n_blocks, block % n_blocks * stride);
-            let mut i = 0;
-            while i < 2 * n_halves {
-                let to = 32 * (i / 2) + 2 * block + i % 2;
-                bytes[window][to] = (at + i) as u8;
-                masks[window] |= 1 << to;
-                i += 1;
+impl Order {
+    /// The scales that the sums of two blocks are multiplied with, from where they lie in memory; the second block's is
+    /// zero if it is not `there`.
+    #[inline(always)]
+    pub(super) unsafe fn at(self, scales: *const f32, there: [bool; 2]) -> [__m512; 2] {
+        // SAFETY: the callers have AVX-512, and a scale for each block that is there.
+        unsafe {
+            match self {
+                Order::Woven if there[1] => {
+                    [_mm512_castpd_ps(_mm512_set1_pd(scales.cast::<f64>().read_unaligned())); 2]
+                }
+                Order::Woven => [_mm512_maskz_mov_ps(0x5555, _mm512_set1_ps(*scales)); 2],
+                Order::Plain => [0, 1].map(|i| _mm512_set1_ps(if there[i] { *scales.add(i) } else { 0.0 })),
             }
-            block += 1;
         }
-        Self { n_blocks, bytes, masks }
+    }
+
+    /// The same of blocks 2j and 2j + 1 of those whose scales are in the lanes of `scales`.
+    #[inline(always)]
+    pub(super) unsafe fn of_pair(self, scales: __m512, j: usize) -> [__m512; 2] {
+        // SAFETY: the callers have AVX-512.
+        unsafe {
+            let of = |[a, b]: [usize; 2]| {
+                let index = _mm512_set1_epi64((a | b << 32) as i64);
+                _mm512_permutexvar_ps(index, scales)
+            };
+            match self {
+                Order::Woven => [of([2 * j, 2 * j + 1]); 2],
+                Order::Plain => [of([2 * j; 2]), of([2 * j + 1; 2])],
+            }
+        }
     }
 }
 

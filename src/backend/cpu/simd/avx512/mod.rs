@@ -3,6 +3,8 @@
 
 mod dot;
 mod formats;
+mod scales;
+mod stream;
 pub(in crate::backend::cpu) mod vector;
 
 use std::arch::is_x86_feature_detected as has;

@@ -1,0 +1,174 @@
+//! Scales and offsets of the blocks of a chunk, from the file straight into registers.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+use super::formats::Unpack;
+use crate::backend::cpu::simd::activations::CHUNK_BLOCKS;
+use crate::backend::cpu::simd::scales::Kept;
+use crate::quant::iq4_xs;
+use crate::quant::k_scales::Head;
+
+/// Of the blocks of a chunk, or as many as there are: zeros in the lanes of others.
+#[derive(Clone, Copy)]
+pub(super) struct ChunkScales {
+    /// Lane i: of block i. In all lanes the one that blocks share.
+    pub(super) scales: __m256,
+    /// Lane i: of block i, or of half block i.
+    pub(super) mins: __m512,
+}
+
+/// Those of the `n` blocks from `p` on, up to a chunk.
+///
+/// # Safety
+/// The processor has AVX-512, and the blocks can be read; with groups of one block, 64 bytes from the last one's start on.
+#[inline(always)]
+pub(super) unsafe fn chunk<F: Unpack>(p: *const u8, n: usize) -> ChunkScales {
+    // SAFETY: as the caller promises; groups of eight blocks are whole, with what `Kept` says in them.
+    unsafe {
+        let none = _mm512_setzero_ps();
+        match F::KEPT {
+            Kept::Half(per_scale) => {
+                let scales = _mm256_cvtph_ps(_mm256_castsi256_si128(opening::<F>(p, n)));
+                let mins = _mm256_mul_ps(scales, _mm256_set1_ps(per_scale));
+                ChunkScales { scales, mins: _mm512_zextps256_ps512(mins) }
+            }
+            Kept::Halves => {
+                let both = _mm512_cvtph_ps(opening::<F>(p, n));
+                let mins = _mm512_extractf32x8_ps::<1>(both);
+                ChunkScales { scales: _mm512_castps512_ps256(both), mins: _mm512_zextps256_ps512(mins) }
+            }
+            Kept::Power => {
+                let e = _mm256_cvtepu8_epi32(_mm256_castsi256_si128(opening::<F>(p, n)));
+                let scales = _mm256_maskz_mov_ps(((1_u32 << n) - 1) as __mmask8, powers(e));
+                ChunkScales { scales, mins: none }
+            }
+            Kept::Head => {
+                let [d, dmin] = halves(p);
+                let (scales, mins) = (*p.cast::<Head>()).unpack_integers();
+                let minus_dmin = _mm256_sub_ps(_mm256_setzero_ps(), dmin);
+                let mins = _mm256_mul_ps(minus_dmin, floats(mins));
+                ChunkScales { scales: _mm256_mul_ps(d, floats(scales)), mins: _mm512_zextps256_ps512(mins) }
+            }
+            Kept::Sixes => {
+                let scales = _mm256_sub_ps(floats((*p.cast::<iq4_xs::Head>()).scales()), _mm256_set1_ps(32.0));
+                ChunkScales { scales: _mm256_mul_ps(halves(p)[0], scales), mins: none }
+            }
+            Kept::Shared(at) => ChunkScales { scales: halves(p.add(at))[0], mins: none },
+            Kept::SharedNibbles(at) => {
+                let [d, dmin] = halves(p.add(at));
+                let nibbles = _mm_and_si128(_mm_srli_epi16::<4>(_mm_loadu_si128(p.cast())), _mm_set1_epi8(15));
+                let minus_dmin = _mm512_sub_ps(none, _mm512_broadcastss_ps(_mm256_castps256_ps128(dmin)));
+                let mins = _mm512_mul_ps(minus_dmin, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(nibbles)));
+                ChunkScales { scales: d, mins }
+            }
+        }
+    }
+}
+
+/// The two halves at `p`, each in all lanes.
+#[inline(always)]
+unsafe fn halves(p: *const u8) -> [__m256; 2] {
+    // SAFETY: the callers have AVX-512, and four bytes there.
+    unsafe {
+        let both = _mm_cvtph_ps(_mm_cvtsi32_si128(p.cast::<i32>().read_unaligned()));
+        [_mm256_broadcastss_ps(both), _mm256_broadcastss_ps(_mm_movehdup_ps(both))]
+    }
+}
+
+/// Eight bytes as numbers.
+#[inline(always)]
+unsafe fn floats(bytes: [u8; 8]) -> __m256 {
+    // SAFETY: the callers have AVX-512.
+    unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(bytes)))) }
+}
+
+/// [`mxfp4::power`](crate::quant::mxfp4::power) of each lane.
+#[inline(always)]
+unsafe fn powers(e: __m256i) -> __m256 {
+    // SAFETY: the callers have AVX-512.
+    unsafe {
+        let one = _mm256_set1_epi32(1);
+        let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, one));
+        let denormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x0020_0000), e);
+        _mm256_castsi256_ps(_mm256_mask_mov_epi32(normal, _mm256_cmple_epi32_mask(e, one), denormal))
+    }
+}
+
+/// What the `n` blocks from `p` on open with: a byte of each, or a half of each, or a half of each and in the upper half a
+/// second one of each.
+#[inline(always)]
+unsafe fn opening<F: Unpack>(p: *const u8, n: usize) -> __m256i {
+    // SAFETY: the callers have AVX-512, and a window begins with a block that is there.
+    unsafe {
+        let windows = &const { Windows::new(F::GROUP_BYTES, F::KEPT) };
+        let mut bytes = _mm512_setzero_si512();
+        for w in 0..CHUNK_BLOCKS.div_ceil(windows.n_blocks) {
+            if w * windows.n_blocks < n {
+                let mask = if n < CHUNK_BLOCKS { windows.masks[w] & windows.there[n] } else { windows.masks[w] };
+                let p = p.add(w * windows.n_blocks * F::GROUP_BYTES);
+                bytes = take(bytes, mask, &windows.bytes[w], p);
+            }
+        }
+        _mm512_castsi512_si256(bytes)
+    }
+}
+
+/// `bytes`, those in `mask` replaced by those of the register at `p` that `index` says.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+unsafe fn take(mut bytes: __m512i, mask: u64, index: &[u8; 64], p: *const u8) -> __m512i {
+    // In assembly since the compiler would rather take each byte by itself, as it knows which they are.
+    // SAFETY: the callers have 64 bytes there, and AVX-512 with VBMI.
+    unsafe {
+        let index = _mm512_loadu_si512(index.as_ptr().cast());
+        asm!("vpermb {bytes}{{{mask}}}, {index}, zmmword ptr [{p}]", bytes = inout(zmm_reg) bytes, mask = in(kreg) mask,
+            index = in(zmm_reg) index, p = in(reg) p, options(pure, readonly, nostack, preserves_flags));
+    }
+    bytes
+}
+
+/// Where the opening bytes of a chunk's blocks come from: from windows of a register, each with several blocks.
+struct Windows {
+    /// Blocks in a window.
+    n_blocks: usize,
+    /// For each window which of its bytes go where.
+    bytes: [[u8; 64]; CHUNK_BLOCKS],
+    /// Which bytes each window gives.
+    masks: [u64; CHUNK_BLOCKS],
+    /// Which bytes are those of the first blocks, for each number of these.
+    there: [u64; CHUNK_BLOCKS],
+}
+
+impl Windows {
+    /// For blocks of `stride` bytes.
+    const fn new(stride: usize, kept: Kept) -> Self {
+        let n_bytes = match kept {
+            Kept::Power => 1,
+            Kept::Halves => 4,
+            // Half, and what is in groups of blocks and not asked for.
+            _ => 2,
+        };
+        let n_blocks = (64 - n_bytes) / stride + 1;
+        let mut windows =
+            Self { n_blocks, bytes: [[0; 64]; CHUNK_BLOCKS], masks: [0; CHUNK_BLOCKS], there: [0; CHUNK_BLOCKS] };
+        let mut block = 0;
+        while block < CHUNK_BLOCKS {
+            let (window, at) = (block / n_blocks, block % n_blocks * stride);
+            let mut i = 0;
+            while i < n_bytes {
+                let to = if n_bytes == 1 { block } else { 2 * CHUNK_BLOCKS * (i / 2) + 2 * block + i % 2 };
+                windows.bytes[window][to] = (at + i) as u8;
+                windows.masks[window] |= 1 << to;
+                let mut n = block + 1;
+                while n < CHUNK_BLOCKS {
+                    windows.there[n] |= 1 << to;
+                    n += 1;
+                }
+                i += 1;
+            }
+            block += 1;
+        }
+        windows
+    }
+}

@@ -23,9 +23,9 @@ def main():
         sys.exit(f"kernels: {refused}")
     program = args.program or measure.build(REPOSITORY)
     with measure.installed(root, program), ThreadPoolExecutor(args.jobs) as pool:
-        results = list(pool.map(lambda target: measure.measure(root, target, args.part, not args.all), targets))
-    rows = [row for found, _ in results for row in found]
-    wrong = [problem for _, problems in results for problem in problems]
+        results = list(pool.map(lambda target: measure.measure(root, target, args.part, args.which), targets))
+    rows = [row for result in results for row in result.rows]
+    wrong = [problem for result in results for problem in result.wrong]
     hint = ""
     if args.command == "show":
         print(report.text(rows))
@@ -35,7 +35,7 @@ def main():
         PAGE.write_text(report.document(rows, sandbox.version(root)))
     else:
         version, committed = report.read(PAGE.read_text())
-        worse = report.compare(rows, committed)
+        worse = report.compare(results, committed)
         if worse:
             hint = "If that is as it should be: ./scripts/kernels table, and commit docs/kernels.md."
             if version != sandbox.version(root):
@@ -69,9 +69,13 @@ def arguments():
     check = commands.add_parser("check", help="fail if a kernel does not compile, spills, or has grown over docs/kernels.md")
     for command in (show, check):
         command.add_argument("--targets", metavar="NAME,…", help="some of " + ", ".join(target.name for target in TARGETS))
-    check.add_argument("--all", action="store_true", help="all variants that differ in constants only, not one of each")
-    table.set_defaults(targets=None, all=False)
-    show.set_defaults(all=True)
+    which = check.add_mutually_exclusive_group()
+    which.add_argument("--all", action="store_const", dest="which", const="all", default="once",
+                       help="all variants that differ in constants only, not one of each")
+    which.add_argument("--pairs", action="store_const", dest="which", const="pairs",
+                       help="one of each, and of a kernel so many that each two modules are together in one: a fifth")
+    table.set_defaults(targets=None, which="once")
+    show.set_defaults(which="all")
     for command in (table, check):
         command.set_defaults(part="")
     for command in (show, table, check):

@@ -39,6 +39,22 @@ class Row:
         return loop.arithmetic / (weights * unrolled), unrolled
 
 
+@dataclass
+class Result:
+    """What one compiler makes of kernels."""
+
+    target: str
+    rows: list
+    wrong: list
+    # Names of all kernels that there are for it, without constants, whether it was asked for them or not.
+    known: set
+
+
+def base(name):
+    """A kernel's name without constants."""
+    return name.split("@")[0]
+
+
 @contextmanager
 def installed(root, program):
     """The program is in the folder as long as this lasts."""
@@ -57,13 +73,16 @@ def command(root, target, verbose, arguments):
     return [*inside(root), "env", "-i", "PATH=/usr/bin:/bin", *settings, PROGRAM, "kernels", "--adapter=", *arguments]
 
 
-def measure(root, target, part, once):
-    """The rows of all kernels whose names contain `part`, and what went wrong. With `once`, of those that differ in constants only,
-    one."""
-    arguments = [*([part] if part else []), *(["--once"] if once else [])]
-    listed = subprocess.run(command(root, target, False, ["--json", *arguments]), capture_output=True, text=True)
-    if listed.returncode:
-        return [], [f"{target.name}: {listed.stderr.strip()}"]
+def measure(root, target, part, which):
+    """What is made of the kernels whose names contain `part`: `all`, of those that differ in constants only `once` each, or
+    `pairs` of their modules."""
+    named = [part] if part else []
+    arguments = [*named, *([] if which == "all" else [f"--{which}"])]
+    lists = [subprocess.run(command(root, target, False, ["--json", *of]), capture_output=True, text=True) for of in (arguments, named)]
+    for done in lists:
+        if done.returncode:
+            return Result(target.name, [], [f"{target.name}: {done.stderr.strip()}"], set())
+    kernels, known = (json.loads(done.stdout)["kernels"] for done in lists)
     said, wrong = {}, []
 
     def take(name, text):
@@ -73,12 +92,12 @@ def measure(root, target, part, once):
     exit_code, tail = run(command(root, target, True, ["--compile", *arguments]), target.prints_to_stdout, take)
     if exit_code and not wrong:
         wrong.append(f"{target.name}: exit {exit_code}\n{tail}")
-    rows = [Row(kernel, target.name, said.get(kernel["name"])) for kernel in json.loads(listed.stdout)["kernels"]]
+    rows = [Row(kernel, target.name, said.get(kernel["name"])) for kernel in kernels]
     # A driver says nothing of a kernel whose code it has made before, for another. It can't have made most of them before.
     silent = [row.name for row in rows if row.stats is None]
     if not wrong and 2 * len(silent) > len(rows):
         wrong.append(f"{target.name}: the driver says nothing of {len(silent)} kernels: {silent[0]}, …")
-    return rows, wrong
+    return Result(target.name, rows, wrong, {base(kernel["name"]) for kernel in known})
 
 
 def run(command, to_terminal, take):

@@ -1,5 +1,7 @@
 //! `halfbyte kernels`: every GPU kernel as data, and what a driver's compiler says to each.
 
+use std::collections::{BTreeSet, HashSet};
+use std::iter;
 use std::process::ExitCode;
 
 use comfy_table::{Table, presets};
@@ -35,6 +37,10 @@ pub(super) struct Args {
     #[arg(long)]
     once: bool,
 
+    /// As `--once`, and of a kernel's variants so many that any two modules are together in one if they are in any
+    #[arg(long)]
+    pairs: bool,
+
     /// Kernels of this adapter: a part of its name
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
@@ -66,17 +72,40 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(part) = &args.part {
         kernels.retain(|kernel| kernel.name.contains(part.as_str()));
     }
-    if args.once {
+    if args.once || args.pairs {
         // Of namesakes the last: those with the largest constants, more or less.
         kernels.reverse();
         kernels.dedup_by(|a, b| base(a) == base(b));
         kernels.reverse();
+    }
+    if args.pairs {
+        kernels = kernels.chunk_by(|a, b| a.kernel == b.kernel).flat_map(each_pair).collect();
     }
     match compiler.filter(|_| args.compile) {
         Some(compiler) => compile(&compiler, &kernels)?,
         None => out(if args.json { to_json(&kernels) } else { to_table(&kernels) })?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Of a kernel's variants so many that each pair of modules is in one; those first that have most of the missing ones.
+fn each_pair(variants: &[Kernel]) -> Vec<Kernel> {
+    let pairs: Vec<HashSet<_>> = variants.iter().map(pairs).collect();
+    let mut missing: HashSet<_> = pairs.iter().flatten().copied().collect();
+    let mut taken = BTreeSet::new();
+    while !missing.is_empty() {
+        let best = (0..variants.len()).max_by_key(|&i| pairs[i].intersection(&missing).count());
+        let best = best.expect("what is missing is in one");
+        missing.retain(|pair| !pairs[best].contains(pair));
+        taken.insert(best);
+    }
+    taken.into_iter().map(|i| variants[i].clone()).collect()
+}
+
+/// Each two modules of a kernel, each with itself, and the kernel as one of them.
+fn pairs(kernel: &Kernel) -> HashSet<[(&'static str, &'static str); 2]> {
+    let modules: Vec<_> = iter::once(("kernel", kernel.kernel)).chain(kernel.modules.iter().copied()).collect();
+    modules.iter().flat_map(|&a| modules.iter().map(move |&b| [a, b])).collect()
 }
 
 fn compile(compiler: &Compiler, kernels: &[Kernel]) -> Result<()> {
@@ -132,4 +161,21 @@ fn base(kernel: &Kernel) -> &str {
 /// A constant as it is in the source: a whole number, or one of 32 bits.
 fn number(x: f64) -> Value {
     if x.fract() == 0.0 { json!(x as i64) } else { json!(x as f32) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_variants_have_each_pair_of_modules() {
+        let all = kernels(None).expect("the kernels can be listed");
+        let few: Vec<Kernel> = all.chunk_by(|a, b| a.kernel == b.kernel).flat_map(each_pair).collect();
+        let pairs_of = |kernels: &[Kernel]| -> HashSet<_> {
+            kernels.iter().flat_map(|kernel| pairs(kernel).into_iter().map(|pair| (kernel.kernel, pair))).collect()
+        };
+        assert_eq!(pairs_of(&few), pairs_of(&all));
+        assert!(few.len() * 4 < all.len(), "{} of {}", few.len(), all.len());
+        assert!(few.is_sorted_by_key(|kernel| all.iter().position(|other| other.name == kernel.name)));
+    }
 }

@@ -26,4 +26,5 @@ mod quant;
 mod quant_gpu;
 mod shapes;
 mod steps;
+mod tiny;
 mod tokenizer;

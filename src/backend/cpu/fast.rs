@@ -3,13 +3,13 @@
 
 use std::ops::Range;
 
-use super::experts;
 use super::simd::activations::Activations;
-use super::simd::attention::{self, Block, Inputs, Partial, Whole};
+use super::simd::attention::Inputs;
 use super::simd::{self, Input, Isa, elementwise, gemm};
 use super::threads::{Columns, Matrix, Parts, Pool};
 use super::values::Values;
 use super::{CpuProgram, Kv, OpWeights};
+use super::{attention, experts};
 use crate::backend::Step;
 use crate::graph::{Graph, Op, ValueId, WeightRef};
 
@@ -67,7 +67,7 @@ pub(super) fn scratch_len(graph: &Graph, isa: Isa) -> usize {
         | Op::ExpertMatMul { weight: WeightRef { shape: [_, k], .. }, .. } => {
             simd::matvec_scratch_len(*k).max(gemm::scratch_len(isa, *k))
         }
-        Op::Attention { spec, .. } => attention::scratch_len(spec),
+        Op::Attention { spec, .. } => simd::attention::scratch_len(isa, spec),
         _ => 0,
     });
     needs.max().unwrap_or(0)
@@ -229,48 +229,14 @@ impl CpuProgram {
     /// Runs op i, attention, on all rows of the step.
     pub(super) fn run_attention(&mut self, i: usize, step: &Step<'_>) {
         let Self { graph, weights, values, kv, pool, fast, .. } = self;
-        let (Some(Fast { isa, partials, .. }), Kv::Fast(cache)) = (fast, kv) else { unreachable!("made together") };
+        let (Some(Fast { isa, partials, threads, .. }), Kv::Fast(cache)) = (fast, kv) else {
+            unreachable!("made together")
+        };
         let Op::Attention { q, spec, .. } = &graph.ops[i] else { unreachable!("attention") };
         let id = ValueId(i as u32);
         let mut buffer = values.take(id);
-        let inputs = Inputs { spec, step, cache, q: values.get(*q) };
-        let sinks = weights[i].vector.as_deref();
-        let blocks = attention::blocks(spec, step);
-        let (n_head_kv, dh) = (spec.n_head_kv, spec.head_dim);
-        if !attention::divides(spec, &blocks) {
-            let parts = Parts::new(&mut [out(values, graph, &mut buffer, i)]);
-            pool.run(blocks.len() * n_head_kv, &|task, scratch| {
-                let (block, head_kv) = (&blocks[task / n_head_kv], task % n_head_kv);
-                // SAFETY: a row and a head are in one task only.
-                let mut columns = unsafe { parts.columns(0, 0..spec.n_head * dh) };
-                isa.run(Whole { inputs, block, head_kv, sinks, scratch, out: &mut columns });
-            });
-        } else {
-            let tasks: Vec<(&Block, usize, usize)> = blocks
-                .iter()
-                .flat_map(|block| (0..n_head_kv).map(move |head_kv| (block, head_kv)))
-                .flat_map(|(block, head_kv)| block.chunks.clone().map(move |chunk| (block, head_kv, chunk)))
-                .collect();
-            let len = attention::partial_len(spec);
-            partials.resize(partials.len().max(tasks.len() * len), 0.0);
-            pool.chunks(&mut partials[..tasks.len() * len], len, |task, partial, scratch| {
-                let (Block { rows, .. }, head_kv, chunk) = tasks[task];
-                isa.run(Partial { inputs, rows: rows.clone(), head_kv, chunk, partial, scratch });
-            });
-            let mut partials = &partials[..];
-            let group = spec.n_head / n_head_kv;
-            for (block, head_kv) in blocks.iter().flat_map(|block| (0..n_head_kv).map(move |head_kv| (block, head_kv)))
-            {
-                let (of_block, rest) = partials.split_at(block.chunks.len() * len);
-                partials = rest;
-                for query in 0..block.rows.len() * group {
-                    let (t, head) = (block.rows.start + query / group, head_kv * group + query % group);
-                    let each = of_block.chunks_exact(len).map(|partial| attention::partial_of(spec, partial, query));
-                    let out = &mut buffer[(t * spec.n_head + head) * dh..][..dh];
-                    attention::merge(sinks.map(|sinks| sinks[head]), each, out);
-                }
-            }
-        }
+        let inputs = Inputs { spec, step, cache, q: values.get(*q), sinks: weights[i].vector.as_deref() };
+        attention::run(*isa, pool, *threads, partials, inputs, out(values, graph, &mut buffer, i));
         values.put(id, buffer);
     }
 }

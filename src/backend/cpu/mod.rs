@@ -5,6 +5,7 @@
 //! file is mapped.
 
 mod absence;
+mod attention;
 mod experts;
 mod fast;
 mod multiversion;

@@ -60,6 +60,11 @@ impl Cache {
         }
     }
 
+    /// How numbers are stored.
+    pub(in crate::backend::cpu) fn format(&self) -> KvFormat {
+        self.format
+    }
+
     /// Bytes of the pages that are allocated.
     pub(in crate::backend::cpu) fn bytes(&self) -> u64 {
         (self.pages.iter().flatten().count() * self.page_bytes) as u64
@@ -170,6 +175,7 @@ pub(in crate::backend::cpu) enum Numbers {
 }
 
 /// Keys and values of a head in a page. Behind them there are [`BEYOND`] bytes that can be read.
+#[derive(Clone, Copy)]
 pub(in crate::backend::cpu) struct Head<'a> {
     format: KvFormat,
     head_dim: usize,

@@ -1,8 +1,9 @@
 //! x86-64 with AMX (Intel, from Sapphire Rapids, 2023, on): matrix products in registers of sixteen rows of 64 bytes, tiles.
 //!
-//! Products of many rows are all that these are for; what else there is to do runs with AVX-512. Compilers do not know the
+//! Products of many rows, and attention of many, are all that these are for; what else there is to do runs with AVX-512. Compilers do not know the
 //! instructions yet, which is why they are written out here. An operating system saves tiles only for processes that asked.
 
+pub(super) mod attention;
 mod product;
 mod split;
 
@@ -77,6 +78,7 @@ fn is_permitted() -> bool {
 }
 
 /// What two by two tiles of products add up to: of the rows of x 0 and 1 with the weight rows 0 and 1, 0·0, 0·1, 1·0, 1·1.
+#[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 struct Sums([[[f32; TILE_ROWS]; TILE_ROWS]; 4]);
 

@@ -121,7 +121,7 @@ pub(super) unsafe fn split_weights(weights: &[f32], high: &mut [Line], low: &mut
 /// The higher and the lower parts of `a` in the lower halves of words, those of `b` in the upper ones.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-fn split(a: __m512i, b: __m512i) -> [__m512i; 2] {
+pub(super) fn split(a: __m512i, b: __m512i) -> [__m512i; 2] {
     let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
     // Half of the last bit that is kept: what is cut off thereafter rounds to the nearest.
     let half = _mm512_set1_epi32(0x8000);
@@ -137,7 +137,7 @@ fn split(a: __m512i, b: __m512i) -> [__m512i; 2] {
 
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn store(line: &mut Line, words: __m512i) {
+pub(super) fn store(line: &mut Line, words: __m512i) {
     // SAFETY: a line is a register.
     unsafe { _mm512_store_si512((&raw mut *line).cast(), words) }
 }

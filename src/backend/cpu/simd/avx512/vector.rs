@@ -6,7 +6,7 @@ use crate::backend::cpu::simd::vector::{Kernel, MAX_LANES, Vector};
 
 /// Sixteen f32s.
 #[derive(Clone, Copy)]
-pub(in crate::backend::cpu) struct Lanes(__m512);
+pub(in crate::backend::cpu) struct Lanes(pub(in crate::backend::cpu::simd) __m512);
 
 /// Runs `kernel` with these.
 ///

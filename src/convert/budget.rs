@@ -3,8 +3,9 @@
 //! The distance is the mean Kullback-Leibler divergence of the next token's probabilities, over the positions of a text. To
 //! find out what a matrix is worth, it alone is stored in the worst format: the divergence that this causes, and how errors of
 //! weights shrink from format to format, predict all others, since small divergences add up and grow with the square of an
-//! error. Then bytes go where they take off most, one tensor at a time, until what is predicted is within the limit. What
-//! counts is measured: the model so chosen is run, and the prediction corrected by what came out.
+//! error. This puts choices of formats in one order, from the smallest file to the model itself, whatever the limit is. Which
+//! of them is within the limit is measured, halving what is left of the order: so a larger limit never gives a larger file, be the
+//! predictions right or wrong.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -20,10 +21,6 @@ use crate::model::Model;
 use crate::quant::{self, Format, Weight, Weights};
 use crate::tokenizer;
 
-/// Formats that a tensor can get, each better than the one before.
-const LADDER: &[&str] = &["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "F16"];
-/// Times that a choice is measured and corrected.
-const MAX_ROUNDS: usize = 12;
 /// Rows of a tensor whose errors stand for all.
 const SAMPLED_ROWS: usize = 64;
 
@@ -54,36 +51,41 @@ pub struct Choice {
 /// How far a search is, for people: what it does, and how many of how many.
 pub type Progress<'a> = &'a mut dyn FnMut(&str, usize, usize) -> ControlFlow<()>;
 
-/// Chooses a format for each matrix, from that of `options.mix` upwards.
+/// Chooses a format for each matrix, from that of `options.mix` upwards to the one that it has.
 ///
 /// # Errors
-/// If the model cannot be run, the text is too short, or the limit is below what the best formats reach.
+/// If the model cannot be run, or the text is too short.
 pub fn search(gguf: &Gguf, options: &Options, budget: &Budget<'_>, progress: Progress<'_>) -> Result<Choice> {
     let judge = Judge::new(gguf, budget)?;
     let mut tensors = ladders(gguf, &judge, options)?;
     let floor_kld = judge.kld_of(gguf, &tensors, options)?;
+    let mut kld = floor_kld;
     if floor_kld > budget.max_kld {
         measure(gguf, &judge, options, &mut tensors, progress)?;
-    }
-    let mut kld = floor_kld;
-    let mut goal = budget.max_kld;
-    for round in 0..MAX_ROUNDS {
-        if kld <= budget.max_kld {
-            let chosen = tensors.iter().map(|tensor| (tensor.info.name.clone(), tensor.format())).collect();
-            return Ok(Choice { chosen, floor_kld, kld });
+        let moves = climb(&mut tensors);
+        let choices = choices(&tensors, &moves);
+        // Those of the floor, and of the model as it is.
+        let (mut beyond, mut within) = (0_usize, choices.len() - 1);
+        kld = 0.0;
+        let n_rounds = choices.len().ilog2() as usize + 1;
+        for round in 0..n_rounds {
+            let middle = beyond.midpoint(within);
+            if middle == beyond {
+                break;
+            }
+            stop(progress("measuring choices", round, n_rounds))?;
+            take(&mut tensors, &moves, choices[middle]);
+            let found = judge.kld_of(gguf, &tensors, options)?;
+            if found <= budget.max_kld {
+                (within, kld) = (middle, found);
+            } else {
+                beyond = middle;
+            }
         }
-        stop(progress("measuring choices", round, MAX_ROUNDS))?;
-        if !raise(&mut tensors, goal) {
-            break;
-        }
-        kld = judge.kld_of(gguf, &tensors, options)?;
-        // A prediction that was too good by a factor is corrected by it.
-        goal *= (budget.max_kld / kld).min(0.95);
+        take(&mut tensors, &moves, choices[within]);
     }
-    Err(Error::Usage {
-        what: format!("no choice of formats was found within a divergence of {} (the best: {kld:.5})", budget.max_kld),
-        hint: "allow a larger divergence (`--max-kld`)".into(),
-    })
+    let chosen = tensors.iter().map(|tensor| (tensor.info.name.clone(), tensor.format())).collect();
+    Ok(Choice { chosen, floor_kld, kld })
 }
 
 fn stop(flow: ControlFlow<()>) -> Result<()> {
@@ -129,46 +131,115 @@ impl Tensor<'_> {
     }
 }
 
-/// Goes up, step by step, until the predicted divergence is within `goal`; `false` if there is nothing to go up.
-fn raise(tensors: &mut [Tensor<'_>], goal: f64) -> bool {
-    let mut raised = false;
-    let mut predicted: f64 = tensors.iter().map(|tensor| tensor.predicted(tensor.at)).sum();
-    while predicted > goal || !raised {
-        let steps = tensors.iter_mut().filter_map(|tensor| Some((tensor.best_step()?, tensor)));
-        let Some(((_, to), tensor)) = steps.max_by(|((a, _), _), ((b, _), _)| a.total_cmp(b)) else { return raised };
-        predicted -= tensor.predicted(tensor.at) - tensor.predicted(to);
-        tensor.at = to;
-        raised = true;
-    }
-    true
+/// A tensor's way from a step to a higher one.
+#[derive(Debug, Clone, Copy)]
+struct Move {
+    tensor: usize,
+    from: usize,
+    to: usize,
 }
 
-/// The matrices that are quantized and computed with, each in its worst format.
+/// All moves to where nothing can be raised any more, those first that are worth most for each byte.
+fn climb(tensors: &mut [Tensor<'_>]) -> Vec<Move> {
+    let mut moves = Vec::new();
+    loop {
+        let steps = tensors.iter().enumerate().filter_map(|(i, tensor)| Some((tensor.best_step()?, i)));
+        let best = steps.max_by(|((a, _), _), ((b, _), _)| a.total_cmp(b));
+        let Some(((_, to), tensor)) = best else { return moves };
+        moves.push(Move { tensor, from: tensors[tensor].at, to });
+        tensors[tensor].at = to;
+    }
+}
+
+/// A choice of formats: that many moves, and then the one with this number, if there is one.
+type Taken = (usize, usize);
+
+/// Choices from the smallest file to the largest: none of the moves, and for each move those with it that predict less divergence
+/// than all moves before it do. Where a large tensor is raised, some of them are not needed.
+fn choices(tensors: &[Tensor<'_>], moves: &[Move]) -> Vec<Taken> {
+    let (mut choices, mut after) = (vec![(0, moves.len())], vec![(0, 0.0)]);
+    for (n, last) in moves.iter().enumerate() {
+        let of = |step: usize| {
+            let tensor = &tensors[last.tensor];
+            (tensor.steps[step].n_bytes, tensor.predicted(step))
+        };
+        let with = |k: usize, at: usize| {
+            let (bytes, kld): (usize, f64) = after[k];
+            (bytes + of(last.to).0 - of(at).0, kld + of(last.to).1 - of(at).1)
+        };
+        let (without, next, mut at) = (after[n], with(n, last.from), last.from);
+        let mut fewer = vec![(n, n)];
+        for k in (0..n).rev() {
+            if moves[k].tensor == last.tensor {
+                // The last move does what this one does, and more.
+                at = moves[k].from;
+                continue;
+            }
+            let (bytes, kld) = with(k, at);
+            if bytes <= without.0 || kld >= without.1 {
+                break;
+            }
+            fewer.push((k, n));
+        }
+        choices.extend(fewer.into_iter().rev());
+        after.push(next);
+    }
+    choices
+}
+
+/// Puts the tensors to where a choice has them.
+fn take(tensors: &mut [Tensor<'_>], moves: &[Move], (k, n): Taken) {
+    tensors.iter_mut().for_each(|tensor| tensor.at = 0);
+    for step in moves[..k].iter().chain(moves.get(n)) {
+        tensors[step.tensor].at = step.to;
+    }
+}
+
+/// The matrices that are quantized and computed with, each in its worst format: that of the mix, or the best of as few bits whose blocks
+/// fill its rows.
 fn ladders<'a>(gguf: &'a Gguf, judge: &Judge, options: &Options) -> Result<Vec<Tensor<'a>>> {
+    let least = quantize::format(options.mix.format)?;
     let used = |info: &&TensorInfo| judge.model.weight(&info.name).is_some();
     let quantized = |info: &&TensorInfo| is_quantized(&Subject { name: &info.name, shape: &info.shape });
     let mut tensors = Vec::new();
     for info in gguf.tensors().iter().filter(quantized).filter(used) {
         let mut steps: Vec<StepUp> = Vec::new();
-        for name in std::iter::once(options.mix.format).chain(LADDER.iter().copied()) {
-            if quant::by_name(name).is_none() {
-                continue;
+        for &format in quant::ALL {
+            if let Some(step) = step(gguf, info, format, least, options)? {
+                steps.push(step);
             }
-            let format = quantize::fitting(name, &info.shape)?;
-            let n_bytes = format.bytes(info.n_elements());
-            // Above the source's own format there is nothing to be won.
-            let beyond = info.n_bytes.is_some_and(|own| n_bytes > own);
-            if beyond || steps.last().is_some_and(|last| n_bytes <= last.n_bytes) {
-                continue;
-            }
-            let error = sampled_error(gguf, info, format, options)?;
-            steps.push(StepUp { format, n_bytes, error });
         }
+        // Of equally large ones the best; at the bottom the one that was asked for.
+        let rank = |step: &StepUp| if step.format == least { -1.0 } else { step.error };
+        steps.sort_by(|a, b| a.n_bytes.cmp(&b.n_bytes).then(rank(a).total_cmp(&rank(b))));
+        steps.dedup_by_key(|step| step.n_bytes);
         if !steps.is_empty() {
             tensors.push(Tensor { info, steps, at: 0, worth: 0.0 });
         }
     }
     Ok(tensors)
+}
+
+/// A format as a step of a tensor's ladder, if its blocks fill rows, and it has no fewer bits than `least` and no more than the
+/// tensor has now: above that there is nothing to be won.
+fn step(
+    gguf: &Gguf,
+    info: &TensorInfo,
+    format: &'static Format,
+    least: &Format,
+    options: &Options,
+) -> Result<Option<StepUp>> {
+    let is_own = format.id == info.format_id;
+    let n_bits = |format: &Format| format.block_bytes as f64 / format.block_len as f64;
+    let fits = info.shape.last().is_some_and(|row_len| row_len.is_multiple_of(format.block_len));
+    if !fits || n_bits(format) < n_bits(least) {
+        return Ok(None);
+    }
+    let n_bytes = format.bytes(info.n_elements());
+    if !is_own && info.n_bytes.is_none_or(|own| n_bytes >= own) {
+        return Ok(None);
+    }
+    Ok(Some(StepUp { format, n_bytes, error: sampled_error(gguf, info, format, options)? }))
 }
 
 /// Finds out what each tensor's errors do, by letting it alone have them.
@@ -276,22 +347,49 @@ impl Weights for Mixed<'_> {
 mod tests {
     use super::*;
 
+    fn info() -> TensorInfo {
+        TensorInfo { name: "w".into(), shape: vec![4, 256], format_id: 1, offset: 0, n_bytes: None, part: 0 }
+    }
+
+    /// One whose steps have these errors, and take `size` bytes each.
+    fn tensor<'a>(info: &'a TensorInfo, size: usize, errors: &[f64]) -> Tensor<'a> {
+        let steps = errors.iter().zip(1..);
+        let steps = steps.map(|(&error, i)| StepUp { format: quant::ALL[0], n_bytes: size * i, error }).collect();
+        Tensor { info, steps, at: 0, worth: 1.0 }
+    }
+
+    fn state(tensors: &[Tensor<'_>]) -> (usize, f64) {
+        let n_bytes = tensors.iter().map(|tensor| tensor.steps[tensor.at].n_bytes).sum();
+        (n_bytes, tensors.iter().map(|tensor| tensor.predicted(tensor.at)).sum())
+    }
+
     #[test]
     fn formats_that_are_larger_and_worse_are_passed_over() {
-        let info =
-            TensorInfo { name: "w".into(), shape: vec![4, 256], format_id: 1, offset: 0, n_bytes: None, part: 0 };
+        let info = info();
         // Of one tensor Q6_K is worse than Q4_K; of the other all is well from the second step on.
-        let of = |errors: &[f64]| {
-            let steps = errors.iter().zip(1..);
-            let steps = steps.map(|(&error, i)| StepUp { format: quant::ALL[0], n_bytes: 100 * i, error }).collect();
-            Tensor { info: &info, steps, at: 0, worth: 1.0 }
-        };
-        let mut tensors = [of(&[0.62, 0.61, 1.07, 0.12, 0.0]), of(&[1.7, 1e-5, 0.04, 0.0])];
-        assert!(raise(&mut tensors, 0.2));
-        assert_eq!([tensors[0].at, tensors[1].at], [3, 1]);
-        assert!(raise(&mut tensors, 1e-4));
-        assert_eq!([tensors[0].at, tensors[1].at], [4, 1]);
-        while raise(&mut tensors, 0.0) {}
-        assert!(tensors.iter().all(|tensor| tensor.at + 1 == tensor.steps.len()));
+        let mut tensors =
+            [tensor(&info, 100, &[0.62, 0.61, 1.07, 0.12, 0.0]), tensor(&info, 100, &[1.7, 1e-5, 0.04, 0.0])];
+        let moves: Vec<_> = climb(&mut tensors).iter().map(|step| (step.tensor, step.from, step.to)).collect();
+        assert_eq!(moves, [(1, 0, 1), (0, 0, 3), (0, 3, 4), (1, 1, 3)]);
+    }
+
+    #[test]
+    fn a_large_step_stands_in_for_small_ones() {
+        let info = info();
+        let mut tensors = vec![tensor(&info, 1000, &[1.0, 0.1, 0.0])];
+        tensors.extend((0..8).map(|i| tensor(&info, 10, &[0.02 + 0.001 * f64::from(i), 0.005, 0.0])));
+        let moves = climb(&mut tensors);
+        let choices = choices(&tensors, &moves);
+        take(&mut tensors, &moves, choices[0]);
+        let mut last = state(&tensors);
+        for &choice in &choices[1..] {
+            take(&mut tensors, &moves, choice);
+            let next = state(&tensors);
+            assert!(next.0 > last.0, "{} bytes after {}", next.0, last.0);
+            last = next;
+        }
+        assert!(tensors.iter().all(|tensor| tensor.at + 1 == tensor.steps.len()), "the last is the best of all");
+        // All small tensors are raised once before the large one is; with it, none of them has to be.
+        assert!(choices.contains(&(0, 8)) && choices.len() > moves.len(), "{choices:?}");
     }
 }

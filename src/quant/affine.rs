@@ -4,7 +4,7 @@
 //! small integers for each sub-block.
 
 use super::block::Half;
-use super::round::{min_max, nearest_within, reciprocal};
+use super::round::{byte, min_max, nearest_within, reciprocal};
 use super::search::{Effort, LEN, Subs, importance, sums};
 
 /// `w = scale · q - min`
@@ -20,7 +20,7 @@ impl Affine {
     fn quants<const N: usize>(self, src: &[f32; N], max_q: u8) -> [u8; N] {
         let mut quants = [0; N];
         for (q, number) in quants.iter_mut().zip(self.numbers(src, max_q)) {
-            *q = number as u8;
+            *q = byte(number);
         }
         quants
     }
@@ -63,8 +63,8 @@ impl Offsets {
 /// Quantizes a block with a scale and an offset of its own: `w = d · q + m`.
 #[inline(always)]
 pub(super) fn block<const N: usize>(src: &[f32; N], given: Option<&[f32; N]>, max_q: u8) -> (Half, Half, [u8; N]) {
-    let importance = importance(given);
-    let fit = fit(src, &importance, max_q, Offsets::Any, Effort::of(&importance));
+    let (importance, effort) = importance(src, given);
+    let fit = fit(src, &importance, max_q, Offsets::Any, effort);
     let (d, m) = (Half::from_f32(fit.scale), Half::from_f32(-fit.min));
     (d, m, Affine { scale: d.to_f32(), min: -m.to_f32() }.quants(src, max_q))
 }
@@ -140,8 +140,7 @@ pub(super) fn super_block<const N: usize, const S: usize>(
     max_q: u8,
     max_scale: u8,
 ) -> SuperBlock<S> {
-    let importance = importance(given);
-    let effort = Effort::of(&importance);
+    let (importance, effort) = importance(src, given);
     let subs = Subs::<N>::new(src, &importance);
     let mut fits = [Affine::default(); S];
     for (i, fit) in fits.iter_mut().enumerate() {

@@ -71,7 +71,7 @@ impl block::Block<LEN> for Block {
         while highest < u8::MAX && power(highest) * Numbers::ENDS[1] < most {
             highest += 1;
         }
-        let importance = search::importance(importance);
+        let (importance, _) = search::importance(src, importance);
         let error = |e: u8| search::error(Numbers, src, &importance, power(e));
         let mut e = highest;
         for lower in highest.saturating_sub(2)..highest {

@@ -47,8 +47,11 @@ impl block::Block<LEN> for Block {
     #[inline(always)]
     fn quantize(src: &[f32; LEN], _: Option<&[f32; LEN]>) -> Self {
         let d = round::furthest_from_zero(src).abs() / 127.0;
-        let per_d = round::reciprocal(d);
-        Self { d: Half::from_f32(d), qs: src.map(|w| (w * per_d).round() as i8) }
+        let (per_d, mut qs) = (round::reciprocal(d), [0; LEN]);
+        for (q, w) in qs.iter_mut().zip(src) {
+            *q = round::half_away(w * per_d);
+        }
+        Self { d: Half::from_f32(d), qs }
     }
 }
 

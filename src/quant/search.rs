@@ -1,12 +1,13 @@
 //! Search for scales and offsets: rounding to the nearest step of the obvious scale is not the best that a block can do.
 //!
-//! All formats minimize `Σ importance · (stored weight - weight)²`. Several scales near the obvious one are tried. Each gives
-//! quants, and for fixed quants the best scale (and offset) is a least-squares fit in closed form; the trial with the smallest
+//! All formats minimize `Σ importance · (stored weight - weight)²`. Where nobody has measured what counts, errors of large weights
+//! count somewhat more: a matrix has few of them, and what they do does not average out. Several scales near the obvious one
+//! are tried. Each gives quants, and for fixed quants the best scale (and offset) is a least-squares fit in closed form; the trial with the smallest
 //! error wins, and quants and fit are then improved by turns. Where scales are stored as small integers, the neighbours of
 //! the nearest ones are tried with the quants that each would have, and the scale of the scales is fitted again.
 
 use super::block::Half;
-use super::round::{furthest_from_zero, nearest_within, reciprocal};
+use super::round::{byte, furthest_from_zero, nearest_within, reciprocal};
 
 /// Weights in a super-block.
 pub(super) const LEN: usize = 256;
@@ -24,10 +25,6 @@ impl Effort {
     const USUAL: Self = Self { trials: 4, turns: 1 };
     /// Who has measured what counts has more patience.
     const WEIGHTED: Self = Self { trials: 16, turns: 4 };
-
-    pub(super) fn of(importance: &[f32]) -> Self {
-        if importance.iter().any(|&k| k != importance[0]) { Self::WEIGHTED } else { Self::USUAL }
-    }
 
     /// What is added to the number of steps between zero and the largest weight.
     pub(super) fn trials(self) -> impl Iterator<Item = f32> {
@@ -66,7 +63,7 @@ impl<const N: u8> Grid for Signed<N> {
 
     #[inline(always)]
     fn nearest(self, x: f32) -> u8 {
-        (self.snap(x) + f32::from(N)) as u8
+        byte(self.snap(x) + f32::from(N))
     }
 
     #[inline(always)]
@@ -80,15 +77,29 @@ impl<const N: u8> Grid for Signed<N> {
     }
 }
 
-/// How much an error of each weight counts, relative to the one that counts most: sums neither vanish nor overflow. Where
-/// nothing is said, or nothing counts, all are alike.
+/// How much an error of each weight counts, and how long it is searched for the least. Importances are relative to the one that
+/// counts most, so that sums neither vanish nor overflow. Where nothing is said, or all count alike, the weights' own sizes say it.
 #[inline(always)]
-pub(super) fn importance<const N: usize>(given: Option<&[f32; N]>) -> [f32; N] {
-    let most = given.map_or(0.0, |given| given.iter().copied().fold(0.0, f32::max));
-    match given {
-        Some(given) if most > 0.0 && most.is_finite() => given.map(|k| k / most),
-        _ => [1.0; N],
+pub(super) fn importance<const N: usize>(src: &[f32; N], given: Option<&[f32; N]>) -> ([f32; N], Effort) {
+    let mut importance = [1.0; N];
+    if let Some(given) = given.filter(|given| given.iter().any(|&k| k != given[0])) {
+        let most = given.iter().copied().fold(0.0, f32::max);
+        if most > 0.0 && most.is_finite() {
+            for (k, given) in importance.iter_mut().zip(given) {
+                *k = given / most;
+            }
+            return (importance, Effort::WEIGHTED);
+        }
     }
+    let per_furthest = reciprocal(furthest_from_zero(src).abs());
+    if per_furthest > 0.0 && per_furthest.is_finite() {
+        let [sum_ww] = sums(src, &importance, src, |w, _, _| [(w * per_furthest) * (w * per_furthest)]);
+        let twice_mean = 2.0 * sum_ww / N as f32;
+        for (k, w) in importance.iter_mut().zip(src) {
+            *k = ((w * per_furthest) * (w * per_furthest) + twice_mean).sqrt();
+        }
+    }
+    (importance, Effort::USUAL)
 }
 
 /// Sums of `S` terms for each weight, which are given the weight, its importance and the number from `q`. Eight sums side by
@@ -148,8 +159,8 @@ pub(super) fn error<G: Grid, const N: usize>(grid: G, src: &[f32; N], importance
 /// Quantizes a block with a scale of its own.
 #[inline(always)]
 pub(super) fn block<G: Grid, const N: usize>(grid: G, src: &[f32; N], given: Option<&[f32; N]>) -> (Half, [u8; N]) {
-    let importance = importance(given);
-    let d = Half::from_f32(fit(grid, src, &importance, Effort::of(&importance)));
+    let (importance, effort) = importance(src, given);
+    let d = Half::from_f32(fit(grid, src, &importance, effort));
     (d, quants(grid, src, d.to_f32()))
 }
 
@@ -172,7 +183,8 @@ fn fit<G: Grid, const N: usize>(grid: G, src: &[f32; N], importance: &[f32; N], 
         for trial in effort.trials() {
             let steps = end + G::SPACING * trial;
             let found = least_squares(grid, src, importance, steps / furthest);
-            best = if found.gain > best.gain { found } else { best };
+            // Of equally good scales, but for rounding, the first: the obvious one, where it is exact.
+            best = if found.gain > 1.000_001 * best.gain { found } else { best };
         }
     }
     for _ in 0..effort.turns {
@@ -212,8 +224,7 @@ pub(super) fn super_block<G: Grid, const N: usize, const S: usize>(
     given: Option<&[f32; LEN]>,
     lowest: i8,
 ) -> SuperBlock<S> {
-    let importance = importance(given);
-    let effort = Effort::of(&importance);
+    let (importance, effort) = importance(src, given);
     let subs = Subs::<N>::new(src, &importance);
     let mut fits = [0.0; S];
     for (i, fit) in fits.iter_mut().enumerate() {

@@ -100,8 +100,12 @@ fn search_beats_the_obvious_scales() {
     for format in ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4"].map(ops::format) {
         let (ours, theirs) = (quantize(format, &source), read(&format!("{format}.quantized")));
         let (ours, theirs) = (dequantize(format, &ours), dequantize(format, &theirs));
+        // Errors count as the weights' own sizes say.
         let square = |found: &[f32], i: usize| -> f64 {
-            found[32 * i..][..32].iter().zip(&source[32 * i..]).map(|(f, e)| f64::from(f - e).powi(2)).sum()
+            let block = &source[32 * i..][..32];
+            let twice_mean = block.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>() / 16.0;
+            let error = |(f, w): (&f32, &f32)| (f64::from(*w).powi(2) + twice_mean).sqrt() * f64::from(f - w).powi(2);
+            found[32 * i..].iter().zip(block).map(error).sum()
         };
         let n = source.len() / 32;
         for i in 0..n {
@@ -303,8 +307,10 @@ proptest! {
     #[test]
     fn errors_are_within_a_step(scale in 0..12, values in proptest::collection::vec(-1.0f32..1.0, 256)) {
         // Errors in units of the largest magnitude of all: of each where numbers are rounded to the nearest, their root mean
-        // square where a search may make some larger for the sake of others, but makes no sum of squares larger than the
-        // obvious scale does: half a step, or a whole one where the far end of the range is out of reach. Rounded to halves,
+        // square where a search may make some larger for the sake of others, but makes no weighted sum of squares larger than
+        // the obvious scale does: half a step, or a whole one where the far end of the range is out of reach. (These limits are
+        // of errors that are all as large as they can be. Those of the obvious scale are 0.29 steps in the mean, and the weights
+        // of numbers like these differ by a factor of 1.6.) Rounded to halves,
         // a scale is off by 2⁻¹¹ of the range, which is up to twice the magnitude, and an offset by 2⁻¹¹ of the magnitude.
         const HALVES: f32 = 3.0 / 2048.0;
         let each = [("F32", 0.0), ("F16", 1.0 / 2048.0), ("BF16", 1.0 / 256.0), ("Q8_0", 0.5 / 127.0 + HALVES)];

@@ -144,14 +144,6 @@ pub fn format(name: &str) -> Result<&'static Format> {
     })
 }
 
-/// The format with this name, or the nearest one whose blocks fill the rows of a tensor of this shape.
-///
-/// # Errors
-/// If there is no such format.
-pub(super) fn fitting(name: &'static str, shape: &[usize]) -> Result<&'static Format> {
-    format(mix::fitting(name, &Subject { name: "", shape }))
-}
-
 /// The file that `gguf` becomes.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! Formats for a limit on quality.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use halfbyte::Error;
@@ -27,24 +28,36 @@ fn n_bytes(choice: &Choice) -> u64 {
 }
 
 #[test]
-fn a_smaller_divergence_takes_more_bytes_and_is_kept() {
+fn the_worst_format_is_the_one_that_was_asked_for() {
     let anything = found(f64::MAX).expect("found");
     assert!(anything.chosen.values().all(|format| format.name == "Q4_0"));
     assert!(anything.kld > 0.0 && anything.kld == anything.floor_kld);
-    let (mut last_bytes, mut last_kld) = (n_bytes(&anything), anything.kld);
-    for part in [0.5, 0.1, 0.01] {
-        let choice = found(part * anything.kld).expect("found");
-        let bytes = n_bytes(&choice);
-        assert!(choice.kld <= part * anything.kld, "{} is not within {part} of {}", choice.kld, anything.kld);
-        assert!(bytes > last_bytes && choice.kld < last_kld, "{bytes} bytes after {last_bytes}");
-        (last_bytes, last_kld) = (bytes, choice.kld);
-    }
 }
 
 #[test]
-fn what_cannot_be_kept_is_an_error() {
-    let error = found(0.0).expect_err("refused");
-    assert!(matches!(error, Error::Usage { .. }) && error.to_string().contains("no choice of formats"), "{error}");
+fn a_limit_is_kept_and_a_larger_one_never_takes_more_bytes() {
+    let floor = found(f64::MAX).expect("found").kld;
+    let mut last_bytes = u64::MAX;
+    let mut sizes = BTreeSet::new();
+    for part in [0.0, 1e-6, 1e-4, 1e-3, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0] {
+        let choice = found(part * floor).expect("found");
+        let bytes = n_bytes(&choice);
+        assert!(choice.kld <= part * floor, "{} is not within {part} of {floor}", choice.kld);
+        assert!(bytes <= last_bytes, "{bytes} bytes for {part} of {floor}, after {last_bytes}");
+        last_bytes = bytes;
+        sizes.insert(bytes);
+    }
+    assert!(sizes.len() >= 12, "limits make a difference: {sizes:?}");
+}
+
+#[test]
+fn nothing_at_all_leaves_the_model_as_it_is() {
+    let choice = found(0.0).expect("found");
+    assert!(choice.chosen.values().all(|format| format.name == "F32"), "{:?}", choice.chosen);
+}
+
+#[test]
+fn what_cannot_be_measured_is_an_error() {
     let options = Options::new(Mix::by_name("Q4_0").expect("a mix"));
     let budget = Budget { max_kld: 0.1, text: "", n_tokens: 24, threads: 1 };
     let error = search(&tiny(), &options, &budget, &mut |_, _, _| ControlFlow::Continue(())).expect_err("refused");

@@ -230,6 +230,16 @@ fn attention_of_long_contexts_is_its_formula() {
     }
 }
 
+/// Many rows of one sequence together, with elements that fill registers and tiles, and that do not.
+#[test]
+fn attention_of_long_prompts_is_its_formula() {
+    for (head_dim, window, softcap) in [(64, None, None), (80, Some(300), Some(50.0)), (33, None, None)] {
+        let lens = [500, 1];
+        let case = AttentionCase { lens, n_head: 6, n_head_kv: 2, head_dim, window, softcap, sinks: true };
+        check_attention_in_formats(&KV_FORMATS, case, 3);
+    }
+}
+
 #[test]
 fn rope_is_its_formula() {
     for kind in [RopeKind::Norm, RopeKind::Neox] {

@@ -14,7 +14,7 @@ use crate::backend::{KvFormat, PAGE_LEN, Step};
 use crate::graph::KvShape;
 
 /// Elements that share a scale in `q8_0`.
-const BLOCK: usize = 32;
+pub(in crate::backend::cpu) const BLOCK: usize = 32;
 /// Bytes behind a page that are read with its last head, whatever they are.
 const BEYOND: usize = 2 * MAX_LANES * size_of::<f32>();
 
@@ -172,6 +172,16 @@ impl Kernel for ToHalves<'_> {
 pub(in crate::backend::cpu) enum Numbers {
     Floats(*const f32),
     Halves(*const u16),
+    /// To be multiplied with scales in half precision, `[Dh / 32, PAGE_LEN]`.
+    Bytes(*const i8, *const u16),
+}
+
+impl Numbers {
+    /// The scales from the i-th on, if there are any.
+    #[inline(always)]
+    pub(in crate::backend::cpu) fn scales(self, i: usize) -> Option<*const u16> {
+        if let Self::Bytes(_, scales) = self { Some(scales.wrapping_add(i)) } else { None }
+    }
 }
 
 /// Keys and values of a head in a page. Behind them there are [`BEYOND`] bytes that can be read.
@@ -194,7 +204,7 @@ impl Head<'_> {
         self.values
     }
 
-    /// The keys `[Dh, PAGE_LEN]`, in `panel` or where they are: halves only if not `in_f32`.
+    /// The keys `[Dh, PAGE_LEN]`: where they are, unless all but f32 is to be converted into the `panel`.
     ///
     /// # Safety
     /// The processor has the instruction set of `V`, and the panel has [`panel_len`] numbers.
@@ -213,6 +223,9 @@ impl Head<'_> {
                 }
                 KvFormat::Q8_0 => {
                     let scales = p.add(self.head_dim * PAGE_LEN).cast::<u16>();
+                    if !in_f32 {
+                        return Numbers::Bytes(p.cast(), scales);
+                    }
                     for slots in (0..PAGE_LEN).step_by(V::LEN) {
                         for b in 0..self.head_dim.div_ceil(BLOCK) {
                             let scale = V::load_half(scales.add(b * PAGE_LEN + slots));
@@ -228,8 +241,7 @@ impl Head<'_> {
         Numbers::Floats(panel)
     }
 
-    /// The values, in `panel` or where they are (halves only if not `in_f32`), and how many numbers there are from one position to the next: Dh, or
-    /// more.
+    /// The values, too, and how many numbers there are from one position to the next: Dh, or more.
     ///
     /// # Safety
     /// As for [`unpack_keys`](Self::unpack_keys).
@@ -255,6 +267,9 @@ impl Head<'_> {
                 }
                 KvFormat::Q8_0 => {
                     let halves = p.add(self.head_dim * PAGE_LEN).cast::<u16>();
+                    if !in_f32 {
+                        return (Numbers::Bytes(p.cast(), halves), self.head_dim);
+                    }
                     let scales = panel.add(width * PAGE_LEN + 2 * MAX_LANES);
                     for i in (0..width / BLOCK * PAGE_LEN).step_by(V::LEN) {
                         V::load_half(halves.add(i)).store(scales.add(i));

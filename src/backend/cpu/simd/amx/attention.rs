@@ -11,7 +11,6 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{Line, Sums, TILE_DEPTH, TILE_ROWS, Tiles, split};
-use crate::backend::PAGE_LEN;
 use crate::backend::cpu::simd::attention::{
     Block, CHUNK_PAGES, Inputs, Item, PagesOf, Partials, Results, Way, Whole, group, visible, visible_to_any,
 };
@@ -19,6 +18,7 @@ use crate::backend::cpu::simd::avx512::vector::Lanes;
 use crate::backend::cpu::simd::kv::{self, Head, Numbers};
 use crate::backend::cpu::simd::math;
 use crate::backend::cpu::simd::vector::Vector;
+use crate::backend::{KvFormat, PAGE_LEN};
 
 /// Lines of a step of two tiles in two parts.
 const STEP: usize = 4 * TILE_ROWS;
@@ -231,6 +231,11 @@ impl<'a> Queries<'a> {
         }
     }
 
+    /// Whether numbers come by way of a panel: halves are split where they are.
+    fn in_f32(&self) -> bool {
+        self.inputs.cache.format() != KvFormat::F16
+    }
+
     /// Splits keys and values of a chunk into tiles.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
     #[inline]
@@ -255,7 +260,7 @@ impl<'a> Queries<'a> {
         let dh = self.inputs.spec.head_dim;
         // SAFETY: as the caller promises; there are keys of Dh elements.
         unsafe {
-            let keys = head.unpack_keys::<Lanes>(self.panel.as_mut_ptr(), false);
+            let keys = head.unpack_keys::<Lanes>(self.panel.as_mut_ptr(), self.in_f32());
             for (step, lines) in self.keys[page * self.steps * STEP..][..self.steps * STEP].chunks_mut(STEP).enumerate()
             {
                 for line in 0..2 * TILE_ROWS {
@@ -275,7 +280,7 @@ impl<'a> Queries<'a> {
     unsafe fn unpack_values(&mut self, head: Head<'_>, page: usize, depth: usize) {
         // SAFETY: as the caller promises; behind the elements of a position there are some that can be read.
         unsafe {
-            let (values, width) = head.unpack_values::<Lanes>(self.panel.as_mut_ptr(), false);
+            let (values, width) = head.unpack_values::<Lanes>(self.panel.as_mut_ptr(), self.in_f32());
             for (step, of_step) in self.values.chunks_mut(CHUNK_PAGES * STEP).enumerate() {
                 let lines = &mut of_step[page * STEP..][..STEP];
                 for line in 0..2 * TILE_ROWS {
@@ -431,6 +436,7 @@ unsafe fn load(numbers: Numbers, i: usize, there: bool) -> __m512 {
             _ if !there => _mm512_setzero_ps(),
             Numbers::Halves(p) => Lanes::load_half(p.add(i)).0,
             Numbers::Floats(p) => Lanes::load(p.add(i)).0,
+            Numbers::Bytes(..) => unreachable!("these were asked for in f32"),
         }
     }
 }

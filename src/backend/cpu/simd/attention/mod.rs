@@ -2,8 +2,8 @@
 //!
 //! Positions are taken in chunks of [`CHUNK`]. Of each chunk come, for each query, the largest score, the sum of the scores'
 //! exponentials and the values weighted with these; chunks are then put together in their order. So a query's result has the
-//! same bits whatever is computed beside it, and wherever: few queries of a long context are divided among threads by
-//! chunks, many are not.
+//! same bits on any number of threads: few queries of a long context are divided among them by chunks, many are not. What
+//! is multiplied beside it decides only between numbers as they lie in the cache, for few queries, in f32, and in tiles.
 //!
 //! Source: Milakov and Gimelshein, <https://arxiv.org/abs/1805.02867>; Dao et al., <https://arxiv.org/abs/2205.14135>.
 

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::{Block, CHUNK, CHUNK_PAGES, Inputs, Item, PagesOf, Results, Way, group, visible};
 use crate::backend::PAGE_LEN;
-use crate::backend::cpu::simd::kv::{self, Numbers};
+use crate::backend::cpu::simd::kv::{self, BLOCK, Numbers};
 use crate::backend::cpu::simd::math;
 use crate::backend::cpu::simd::vector::Vector;
 
@@ -139,14 +139,22 @@ impl<'a, V: Vector> Queries<'a, V> {
             unsafe {
                 let keys = head.unpack_keys::<V>(self.panel.as_mut_ptr(), self.n > FEW_QUERIES);
                 let to = self.scores.as_mut_ptr().add((page - chunk * CHUNK_PAGES) * PAGE_LEN);
+                // Sums of bytes are multiplied with scales, and so end with blocks.
+                let piece = if let Numbers::Bytes(..) = keys { BLOCK } else { dh };
                 for strip in 0..strips {
-                    let ahead = self.ahead(head.values(), strip, strips, dh);
                     let at = strip * 2 * V::LEN;
-                    for i in (0..self.n).step_by(self.tile) {
-                        let x = X { p: self.packed.as_ptr().add(i * dh), step: 0, row_step: 1 };
-                        let w = W { numbers: keys, at, width: PAGE_LEN, depth: dh, ahead };
-                        let to = Y { p: to.add(i * CHUNK + at), width: CHUNK, n: 2 * V::LEN, add: false };
-                        product::<V>(self.tile.min(self.n - i), w, x, to);
+                    for k in (0..dh).step_by(piece) {
+                        let depth = piece.min(dh - k);
+                        let ahead = self.ahead(head.values(), strip * dh + k, strips * dh);
+                        let scales = keys.scales(k / BLOCK * PAGE_LEN + at);
+                        for i in (0..self.n).step_by(self.tile) {
+                            let rows = self.tile.min(self.n - i);
+                            let x = X { p: self.packed.as_ptr().add(i * dh + k * rows), step: 0, row_step: 1 };
+                            let w = W { numbers: keys, at: k * PAGE_LEN + at, width: PAGE_LEN, depth, ahead };
+                            let to = to.add(i * CHUNK + at);
+                            let to = Y { p: to, width: CHUNK, n: 2 * V::LEN, add: k > 0, scales };
+                            product::<V>(rows, w, x, to);
+                        }
                     }
                 }
             }
@@ -190,14 +198,23 @@ impl<'a, V: Vector> Queries<'a, V> {
             unsafe {
                 let (values, width) = head.unpack_values::<V>(self.panel.as_mut_ptr(), self.n > FEW_QUERIES);
                 let from = self.scores.as_ptr().add((page - chunk * CHUNK_PAGES) * PAGE_LEN);
+                // Not `map`: what is in a closure is not always compiled for the instruction set.
+                let by_scales = match values.scales(0) {
+                    Some(scales) => Some(self.multiply_scales(from, scales)),
+                    None => None,
+                };
                 for strip in 0..strips {
-                    let ahead = self.ahead(next.keys(), strip, strips, depth);
+                    let ahead = self.ahead(next.keys(), strip * depth, strips * depth);
                     let at = strip * 2 * V::LEN;
                     for i in (0..self.n).step_by(self.tile) {
-                        let x = X { p: from.add(i * CHUNK), step: 1, row_step: CHUNK };
+                        let x = match by_scales {
+                            None => X { p: from.add(i * CHUNK), step: 1, row_step: CHUNK },
+                            Some(p) => X { p: p.add(at / BLOCK * self.n * PAGE_LEN), step: 1, row_step: PAGE_LEN },
+                        };
                         let w = W { numbers: values, at, width, depth, ahead };
                         let to = self.weighted.as_mut_ptr().add(i * self.width + at);
-                        let to = Y { p: to, width: self.width, n: (2 * V::LEN).min(self.width - at), add: true };
+                        let n = (2 * V::LEN).min(self.width - at);
+                        let to = Y { p: to, width: self.width, n, add: true, scales: None };
                         product::<V>(self.tile.min(self.n - i), w, x, to);
                     }
                 }
@@ -205,12 +222,32 @@ impl<'a, V: Vector> Queries<'a, V> {
         }
     }
 
-    /// What is asked for in a strip of `strips`, each of `depth` steps, in which all of `bytes` are. Where there are several tiles keys and
-    /// values are read as often, and memory is waited for once.
+    /// The exponentials of a page, times the scales of values: for each block of elements `[n, PAGE_LEN]`, in the panel, which nothing else
+    /// needs for bytes.
     #[inline(always)]
-    fn ahead(&self, bytes: &[u8], strip: usize, strips: usize, depth: usize) -> Ahead {
-        let step = if self.n > self.tile { 0 } else { bytes.len() / (strips * depth) };
-        Ahead { p: bytes.as_ptr().wrapping_add(strip * depth * step), step }
+    unsafe fn multiply_scales(&mut self, from: *const f32, scales: *const u16) -> *const f32 {
+        let panel = self.panel.as_mut_ptr();
+        for b in 0..self.width / BLOCK {
+            for slots in (0..PAGE_LEN).step_by(V::LEN) {
+                // SAFETY: there is a scale for each position, and for few queries room in the panel.
+                unsafe {
+                    let scale = V::load_half(scales.add(b * PAGE_LEN + slots));
+                    for i in 0..self.n {
+                        let to = panel.add((b * self.n + i) * PAGE_LEN + slots);
+                        V::load(from.add(i * CHUNK + slots)).mul(scale).store(to);
+                    }
+                }
+            }
+        }
+        panel
+    }
+
+    /// What is asked for from a step on, of `steps` in which all of `bytes` are. Where there are several tiles keys and values are read as often,
+    /// and memory is waited for once.
+    #[inline(always)]
+    fn ahead(&self, bytes: &[u8], first: usize, steps: usize) -> Ahead {
+        let step = if self.n > self.tile { 0 } else { bytes.len() / steps };
+        Ahead { p: bytes.as_ptr().wrapping_add(first * step), step }
     }
 }
 
@@ -275,13 +312,14 @@ struct X {
     row_step: usize,
 }
 
-/// Where the product goes, the first n columns: rows `width` apart.
+/// Where the product goes, the first n columns, perhaps times scales in half precision: rows `width` apart.
 #[derive(Clone, Copy)]
 struct Y {
     p: *mut f32,
     width: usize,
     n: usize,
     add: bool,
+    scales: Option<*const u16>,
 }
 
 /// y = x · w, or what is added to y: `rows` rows, two vectors of columns.
@@ -294,6 +332,10 @@ unsafe fn product<V: Vector>(rows: usize, w: W, x: X, y: Y) {
             (2, Numbers::Halves(p)) => tile::<V, 2>(|i| V::load_half(p.add(i)), w, x, y),
             (3, Numbers::Halves(p)) => tile::<V, 3>(|i| V::load_half(p.add(i)), w, x, y),
             (4, Numbers::Halves(p)) => tile::<V, 4>(|i| V::load_half(p.add(i)), w, x, y),
+            (1, Numbers::Bytes(p, _)) => tile::<V, 1>(|i| V::load_i8(p.add(i)), w, x, y),
+            (2, Numbers::Bytes(p, _)) => tile::<V, 2>(|i| V::load_i8(p.add(i)), w, x, y),
+            (3, Numbers::Bytes(p, _)) => tile::<V, 3>(|i| V::load_i8(p.add(i)), w, x, y),
+            (4, Numbers::Bytes(p, _)) => tile::<V, 4>(|i| V::load_i8(p.add(i)), w, x, y),
             (1, Numbers::Floats(p)) => tile::<V, 1>(|i| V::load(p.add(i)), w, x, y),
             (2, Numbers::Floats(p)) => tile::<V, 2>(|i| V::load(p.add(i)), w, x, y),
             (3, Numbers::Floats(p)) => tile::<V, 3>(|i| V::load(p.add(i)), w, x, y),
@@ -326,6 +368,14 @@ unsafe fn tile<V: Vector, const R: usize>(load: impl Fn(usize) -> V, w: W, x: X,
                 let number = V::splat(*x.p.add(k * step + r * x.row_step));
                 for v in 0..2 {
                     sums[r][v] = sums[r][v].mul_add(weights[v], number);
+                }
+            }
+        }
+        if let Some(scales) = y.scales {
+            for v in 0..2 {
+                let scale = V::load_half(scales.add(v * V::LEN));
+                for r in 0..R {
+                    sums[r][v] = sums[r][v].mul(scale);
                 }
             }
         }

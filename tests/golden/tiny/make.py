@@ -15,6 +15,7 @@ import numpy as np
 
 D, F, HEADS, HEADS_KV, HEAD_DIM, VOCAB = 64, 96, 2, 1, 32, 288
 EXPERTS, USED = 6, 2
+EXPERT_KEYS = {"expert_count": EXPERTS, "expert_used_count": USED, "expert_feed_forward_length": F}
 
 
 class Model:
@@ -52,9 +53,9 @@ class Model:
     def bias(self, name, *shape):
         self.add(f"{name}.bias", 0.3 * self.random.normal(size=shape))
 
-    def attention(self, il, biases=False):
+    def attention(self, il, biases=False, heads_kv=HEADS_KV):
         b = f"blk.{il}"
-        shapes = {"q": (HEADS * HEAD_DIM, D), "k": (HEADS_KV * HEAD_DIM, D), "v": (HEADS_KV * HEAD_DIM, D)}
+        shapes = {"q": (HEADS * HEAD_DIM, D), "k": (heads_kv * HEAD_DIM, D), "v": (heads_kv * HEAD_DIM, D)}
         for name, shape in (shapes | {"output": (D, HEADS * HEAD_DIM)}).items():
             self.matrix(f"{b}.attn_{name}", *shape)
             if biases:
@@ -63,6 +64,11 @@ class Model:
     def ffn(self, il):
         for name, shape in {"gate": (F, D), "up": (F, D), "down": (D, F)}.items():
             self.matrix(f"blk.{il}.ffn_{name}", *shape)
+
+    def shared(self, il, width):
+        b = f"blk.{il}"
+        for name, shape in {"gate": (width, D), "up": (width, D), "down": (D, width)}.items():
+            self.matrix(f"{b}.ffn_{name}_shexp", *shape)
 
     def experts(self, il, size=1.0, biases=False):
         b = f"blk.{il}"
@@ -153,11 +159,83 @@ def granite(name, arch, ffn, **keys):
     return llama_like(Model(name, arch, **keys), ffn)
 
 
+def qwen2moe():
+    model = Model("qwen2moe-f32", "qwen2moe", **EXPERT_KEYS, expert_shared_feed_forward_length=2 * F)
+    model.matrix("output", VOCAB, D)
+    for il in range(model.layers):
+        model.norms(il, "attn_norm", "ffn_norm")
+        model.attention(il)
+        for name, width in {"q": HEADS, "k": HEADS_KV, "v": HEADS_KV}.items():
+            model.bias(f"blk.{il}.attn_{name}", width * HEAD_DIM)
+        model.experts(il)
+        model.shared(il, 2 * F)
+        model.add(f"blk.{il}.ffn_gate_inp_shexp.weight", model.random.normal(size=D) * D**-0.5)
+    return model
+
+
+def olmoe():
+    model = Model("olmoe-f32", "olmoe", **EXPERT_KEYS, attention__head_count_kv=HEADS)
+    model.matrix("output", VOCAB, D)
+    for il in range(model.layers):
+        model.norms(il, "attn_norm", "ffn_norm")
+        model.norm(f"blk.{il}.attn_q_norm", HEADS * HEAD_DIM)
+        model.norm(f"blk.{il}.attn_k_norm", HEADS * HEAD_DIM)
+        model.attention(il, heads_kv=HEADS)
+        model.experts(il)
+    return model
+
+
+def deepseek():
+    """The first layer is dense."""
+    keys = EXPERT_KEYS | {"leading_dense_block_count": 1, "expert_shared_count": 2, "expert_weights_scale": 1.5}
+    model = Model("deepseek-f32", "deepseek", **keys)
+    model.matrix("output", VOCAB, D)
+    for il in range(model.layers):
+        model.norms(il, "attn_norm", "ffn_norm")
+        model.attention(il)
+        if il == 0:
+            model.ffn(il)
+        else:
+            model.experts(il)
+            model.shared(il, 2 * F)
+    return model
+
+
+def glm4moe(name, large):
+    """The first layer is dense, and half of each head turns. The large one's last layer guesses a token more, and is left out."""
+    keys = EXPERT_KEYS | {
+        "leading_dense_block_count": 1,
+        "expert_shared_count": 1,
+        "expert_gating_func": 2,
+        "expert_weights_norm": large,
+        "expert_weights_scale": 1.5,
+        "nextn_predict_layers": int(large),
+        "rope__dimension_count": HEAD_DIM // 2,
+    }
+    model = Model(name, "glm4moe", 3 if large else 2, **keys)
+    model.matrix("output", VOCAB, D)
+    for il in range(model.layers):
+        model.norms(il, "attn_norm", "post_attention_norm")
+        model.attention(il)
+        for name, width in {"q": HEADS, "k": HEADS_KV, "v": HEADS_KV}.items():
+            model.bias(f"blk.{il}.attn_{name}", width * HEAD_DIM)
+        if large:
+            model.norm(f"blk.{il}.attn_q_norm", HEAD_DIM)
+            model.norm(f"blk.{il}.attn_k_norm", HEAD_DIM)
+        if il == 0:
+            model.ffn(il)
+        else:
+            model.experts(il)
+            model.bias(f"blk.{il}.exp_probs_b", EXPERTS)
+            model.shared(il, F)
+    if large:
+        model.matrix("blk.2.nextn.eh_proj", D, 2 * D)
+        model.norms(2, "nextn.enorm", "nextn.hnorm")
+    return model
+
+
 def gpt_oss():
-    keys = {
-        "expert_count": EXPERTS,
-        "expert_used_count": USED,
-        "expert_feed_forward_length": F,
+    keys = EXPERT_KEYS | {
         "attention__sliding_window": 8,
         "rope__scaling__type": "yarn",
         "rope__scaling__factor": 32.0,
@@ -187,6 +265,11 @@ def models():
     yield granite("granite-f32", "granite", Model.ffn)
     yield granite("granitemoe-f32", "granitemoe", Model.experts, expert_count=EXPERTS, expert_used_count=USED)
     yield gpt_oss()
+    yield qwen2moe()
+    yield olmoe()
+    yield deepseek()
+    yield glm4moe("glm4moe-f32", large=True)
+    yield glm4moe("glm4moe-plain", large=False)
 
 
 if __name__ == "__main__":

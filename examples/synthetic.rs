@@ -15,14 +15,20 @@ use std::process::ExitCode;
 use halfbyte::gguf::GgufWriter;
 use halfbyte::quant::{self, Format};
 
-/// What a llama is made of.
+/// What a model is made of.
 struct Shape {
     name: &'static str,
+    /// GGUF's name of the architecture.
+    arch: &'static str,
     n_layer: usize,
     n_embd: usize,
+    /// Of a feed-forward layer, or of an expert.
     n_ff: usize,
+    /// Experts, and how many of them a row uses.
+    experts: Option<[usize; 2]>,
     n_head: usize,
     n_head_kv: usize,
+    head_dim: usize,
     n_vocab: usize,
     n_ctx: u32,
 }
@@ -30,21 +36,55 @@ struct Shape {
 const SHAPES: &[Shape] = &[
     Shape {
         name: "llama-7b",
+        arch: "llama",
         n_layer: 32,
         n_embd: 4096,
         n_ff: 11008,
+        experts: None,
         n_head: 32,
         n_head_kv: 32,
+        head_dim: 128,
         n_vocab: 32_000,
         n_ctx: 4096,
     },
     Shape {
         name: "llama-1b",
+        arch: "llama",
         n_layer: 16,
         n_embd: 2048,
         n_ff: 8192,
+        experts: None,
         n_head: 32,
         n_head_kv: 8,
+        head_dim: 64,
+        n_vocab: 32_000,
+        n_ctx: 4096,
+    },
+    // Layers of Qwen3-30B-A3B, with a quarter of the experts and half of those that are used.
+    Shape {
+        name: "qwen3moe",
+        arch: "qwen3moe",
+        n_layer: 16,
+        n_embd: 2048,
+        n_ff: 768,
+        experts: Some([32, 4]),
+        n_head: 32,
+        n_head_kv: 4,
+        head_dim: 128,
+        n_vocab: 32_000,
+        n_ctx: 4096,
+    },
+    // Some layers of gpt-oss-20b.
+    Shape {
+        name: "gpt-oss",
+        arch: "gpt-oss",
+        n_layer: 4,
+        n_embd: 2880,
+        n_ff: 2880,
+        experts: Some([32, 4]),
+        n_head: 64,
+        n_head_kv: 8,
+        head_dim: 64,
         n_vocab: 32_000,
         n_ctx: 4096,
     },
@@ -77,50 +117,106 @@ fn main() -> ExitCode {
     }
 }
 
-/// Name and shape of each tensor; those of one dimension are norms.
+/// Name and shape of each tensor; those of one dimension are norms, biases and sinks.
 fn tensors(s: &Shape) -> Vec<(String, Vec<usize>)> {
-    let (d, kv) = (s.n_embd, s.n_embd / s.n_head * s.n_head_kv);
-    let mut tensors = vec![("token_embd".to_string(), vec![s.n_vocab, d])];
+    let mut tensors = vec![("token_embd.weight".to_string(), vec![s.n_vocab, s.n_embd])];
     for il in 0..s.n_layer {
-        let of_layer: [(&str, Vec<usize>); 9] = [
-            ("attn_norm", vec![d]),
-            ("attn_q", vec![d, d]),
-            ("attn_k", vec![kv, d]),
-            ("attn_v", vec![kv, d]),
-            ("attn_output", vec![d, d]),
-            ("ffn_norm", vec![d]),
-            ("ffn_gate", vec![s.n_ff, d]),
-            ("ffn_up", vec![s.n_ff, d]),
-            ("ffn_down", vec![d, s.n_ff]),
-        ];
-        tensors.extend(of_layer.map(|(name, shape)| (format!("blk.{il}.{name}"), shape)));
+        tensors.extend(layer(s).into_iter().map(|(name, shape)| (format!("blk.{il}.{name}"), shape)));
     }
-    tensors.extend([("output_norm".into(), vec![d]), ("output".into(), vec![s.n_vocab, d])]);
-    tensors.into_iter().map(|(name, shape)| (format!("{name}.weight"), shape)).collect()
+    tensors
+        .extend([("output_norm.weight".into(), vec![s.n_embd]), ("output.weight".into(), vec![s.n_vocab, s.n_embd])]);
+    tensors
+}
+
+fn layer(s: &Shape) -> Vec<(String, Vec<usize>)> {
+    let (d, f, q, kv) = (s.n_embd, s.n_ff, s.n_head * s.head_dim, s.n_head_kv * s.head_dim);
+    let is_gpt_oss = s.arch == "gpt-oss";
+    let mut tensors = Vec::new();
+    let mut norm = |name: &str, n: usize| tensors.push((format!("{name}.weight"), vec![n]));
+    norm("attn_norm", d);
+    norm(if is_gpt_oss { "post_attention_norm" } else { "ffn_norm" }, d);
+    match s.arch {
+        "qwen3moe" => ["attn_q_norm", "attn_k_norm"].into_iter().for_each(|name| norm(name, s.head_dim)),
+        "gpt-oss" => norm("attn_sinks", s.n_head),
+        _ => {}
+    }
+    let mut matrix = |name: &str, shape: Vec<usize>| {
+        if is_gpt_oss {
+            tensors.push((format!("{name}.bias"), shape[..shape.len() - 1].to_vec()));
+        }
+        tensors.push((format!("{name}.weight"), shape));
+    };
+    for (name, shape) in [("q", [q, d]), ("k", [kv, d]), ("v", [kv, d]), ("output", [d, q])] {
+        matrix(&format!("attn_{name}"), shape.to_vec());
+    }
+    if let Some([n_expert, _]) = s.experts {
+        matrix("ffn_gate_inp", vec![n_expert, d]);
+    }
+    for (name, [m, k]) in [("gate", [f, d]), ("up", [f, d]), ("down", [d, f])] {
+        match s.experts {
+            None => matrix(&format!("ffn_{name}"), vec![m, k]),
+            Some([n_expert, _]) => matrix(&format!("ffn_{name}_exps"), vec![n_expert, m, k]),
+        }
+    }
+    tensors
+}
+
+/// The format of a tensor, in a file whose matrices have `format`. Those of MXFP4 have it for experts only.
+fn format_of(name: &str, shape: &[usize], format: &'static Format) -> &'static Format {
+    let by_name = |name| quant::by_name(name).expect("a format");
+    match shape.len() {
+        _ if name.ends_with(".bias") || name.contains("ffn_gate_inp") => by_name("F32"),
+        1 => by_name("F32"),
+        2 if format.name == "MXFP4" => by_name("Q8_0"),
+        _ => format,
+    }
+}
+
+/// The keys of the architecture.
+fn keys(s: &Shape, w: &mut GgufWriter) {
+    let key = |key: &str| format!("{}.{key}", s.arch);
+    let mut count = |name: &str, n: usize| _ = w.set(&key(name), n as u32);
+    count("block_count", s.n_layer);
+    count("embedding_length", s.n_embd);
+    count("feed_forward_length", s.n_ff);
+    count("attention.head_count", s.n_head);
+    count("attention.head_count_kv", s.n_head_kv);
+    count("attention.key_length", s.head_dim);
+    count("attention.value_length", s.head_dim);
+    count("rope.dimension_count", s.head_dim);
+    count("vocab_size", s.n_vocab);
+    if let Some([n_expert, n_used]) = s.experts {
+        count("expert_count", n_expert);
+        count("expert_used_count", n_used);
+        count("expert_feed_forward_length", s.n_ff);
+    }
+    if s.arch == "gpt-oss" {
+        count("attention.sliding_window", 128);
+    }
+    w.set(&key("context_length"), s.n_ctx).set(&key("attention.layer_norm_rms_epsilon"), 1e-5f32);
 }
 
 fn write(s: &Shape, format: &'static Format, path: &Path) -> halfbyte::Result<()> {
     let mut w = GgufWriter::new();
-    w.set("general.architecture", "llama").set("general.name", &*format!("{} with random weights", s.name));
-    w.set("llama.block_count", s.n_layer as u32).set("llama.context_length", s.n_ctx);
-    w.set("llama.embedding_length", s.n_embd as u32).set("llama.feed_forward_length", s.n_ff as u32);
-    w.set("llama.attention.head_count", s.n_head as u32).set("llama.attention.head_count_kv", s.n_head_kv as u32);
-    w.set("llama.attention.layer_norm_rms_epsilon", 1e-5f32);
-    w.set("llama.rope.dimension_count", (s.n_embd / s.n_head) as u32).set("llama.vocab_size", s.n_vocab as u32);
+    w.set("general.architecture", s.arch).set("general.name", &*format!("{} with random weights", s.name));
+    keys(s, &mut w);
     vocabulary(&mut w, s.n_vocab);
     let tensors = tensors(s);
-    let f32 = quant::ALL[0];
     for (name, shape) in &tensors {
-        w.tensor(name, shape, if shape.len() == 1 { f32.id } else { format.id });
+        w.tensor(name, shape, format_of(name, shape, format).id);
     }
     let mut stream = w.create(path)?;
     let mut random = Random(1);
     for (name, shape) in &tensors {
-        if let [n] = shape[..] {
-            stream.write(&1.0f32.to_le_bytes().repeat(n))?;
+        let n = shape.iter().product::<usize>();
+        if shape.len() == 1 || name.ends_with(".bias") {
+            // Norms of 1, biases and sinks of 0.
+            let number = if name.contains("norm") { 1.0f32 } else { 0.0 };
+            stream.write(&number.to_le_bytes().repeat(n))?;
             continue;
         }
-        let (n, k) = (shape.iter().product::<usize>(), shape[1]);
+        let format = format_of(name, shape, format);
+        let k = shape[shape.len() - 1];
         // A uniform number in ±√3 has a variance of 1.
         let spread = (3.0 / k as f32).sqrt() * if name.starts_with("token_embd") { k as f32 } else { 1.0 }.sqrt();
         let numbers: Vec<f32> = (0..POOL).map(|_| (2.0 * random.uniform() - 1.0) * spread).collect();

@@ -172,11 +172,15 @@ impl<'a> GraphBuilder<'a> {
         WeightRef { name: name.into(), rows: None, shape }
     }
 
-    /// The matrices of all experts, one below the other.
-    fn expert_weight(&self, name: &str, shape: [usize; 3]) -> WeightRef {
-        self.check(name, &shape, &shape);
-        let [n_expert, m, k] = shape;
-        WeightRef { name: name.into(), rows: None, shape: [n_expert * m, k] }
+    /// The matrices of all experts, one below the other: `{name}_exps`, or in early files `{name}.0`, `{name}.1`, …
+    fn expert_weights(&self, name: &str, [n_expert, m, k]: [usize; 3]) -> Vec<WeightRef> {
+        let (stacked, each) = (format!("{name}_exps.weight"), |e: usize| format!("{name}.{e}.weight"));
+        if (self.shapes)(&stacked).is_none() && (self.shapes)(&each(0)).is_some() {
+            return (0..n_expert).map(|e| self.weight(&each(e), [m, k])).collect();
+        }
+        let shape = [n_expert, m, k];
+        self.check(&stacked, &shape, &shape);
+        vec![WeightRef { name: stacked, rows: None, shape: [n_expert * m, k] }]
     }
 
     /// Keeps an error if the file lacks a tensor, or has it in neither of two shapes.
@@ -200,6 +204,11 @@ impl<'a> GraphBuilder<'a> {
 }
 
 impl Block<'_> {
+    /// Which layer it is.
+    pub fn layer(&self) -> usize {
+        self.il
+    }
+
     fn name(&self, name: &str) -> String {
         format!("blk.{}.{name}", self.il)
     }
@@ -252,23 +261,34 @@ impl Block<'_> {
         self.g.push(self.name("attn.out"), q.rows, [1, n_head * head_dim], Op::Attention { q: q.id, spec, sinks })
     }
 
-    /// Chooses `n_used` experts for each row by its logits `[T, E]`, see [`Op::Route`]: `[T, 2, U]`.
+    /// Chooses `n_used` experts for each row by its logits `[T, E]`, see [`Op::Route`]: `[T, 2, U]`. Where they are weighed by
+    /// sigmoids, the file may have a bias for the choice, `exp_probs_b.bias`.
     pub fn route(&self, logits: Val, n_used: usize, gating: Gating, scale: f32) -> Val {
         assert!((1..=logits.width()).contains(&n_used), "route: {n_used} of {} experts", logits.width());
-        let op = Op::Route { x: logits.id, n_used, gating, scale };
+        let bias = self.name("exp_probs_b.bias");
+        let has_bias = gating.is_sigmoid() && (self.g.shapes)(&bias).is_some();
+        let bias = has_bias.then(|| self.g.weight(&bias, [1, logits.width()]));
+        let op = Op::Route { x: logits.id, bias, n_used, gating, scale };
         self.g.push(self.name("ffn_moe_topk.out"), logits.rows, [2, n_used], op)
     }
 
-    /// x · Wᵀ with the matrices `[n_out, K]` of the experts that `route` chose, with the bias `{name}.bias` where the file has it:
-    /// `[T, U, n_out]`. x is `[T, K]`, or `[T, U, K]` with one row an expert.
+    /// sigmoid(gate) · x, with one gate `[T, 1]` for each row: `[T, D]`, named after x.
+    pub fn row_gate(&self, x: Val, gate: Val) -> Val {
+        assert_eq!((gate.rows, gate.width()), (x.rows, 1), "row_gate: one gate a row");
+        self.g.push(self.g.derived(x, "gated"), x.rows, x.dims, Op::RowGate { x: x.id, gate: gate.id })
+    }
+
+    /// x · Wᵀ with the matrices `{name}_exps` `[n_out, K]` of the experts that `route` chose, with the bias `{name}_exps.bias` where
+    /// the file has it: `[T, U, n_out]`. x is `[T, K]`, or `[T, U, K]` with one row an expert.
     pub fn expert_matmul(&self, name: &str, x: Val, route: Val, n_expert: usize, n_out: usize) -> Val {
         let ([n_x, k], [_, n_used]) = (x.dims, route.dims);
         assert!(n_x == 1 || n_x == n_used, "expert_matmul: {n_x} rows of x for {n_used} experts");
-        let weight = self.g.expert_weight(&format!("{}.weight", self.name(name)), [n_expert, n_out, k]);
-        let bias = format!("{}.bias", self.name(name));
+        let name = self.name(name);
+        let weights = self.g.expert_weights(&name, [n_expert, n_out, k]);
+        let bias = format!("{name}_exps.bias");
         let bias = (self.g.shapes)(&bias).is_some().then(|| self.g.weight(&bias, [n_expert, n_out]));
-        let op = Op::ExpertMatMul { x: x.id, route: route.id, weight, bias, n_expert, n_used };
-        self.g.push(self.name(&format!("{name}.out")), x.rows, [n_used, n_out], op)
+        let op = Op::ExpertMatMul { x: x.id, route: route.id, weights, bias, n_expert, n_used };
+        self.g.push(format!("{name}_exps.out"), x.rows, [n_used, n_out], op)
     }
 
     /// What the experts of a row gave, `[T, U, D]`, each times its weight, added up: `[T, D]`.
@@ -279,11 +299,11 @@ impl Block<'_> {
         self.g.push(self.name("ffn_moe.out"), x.rows, [1, width], op)
     }
 
-    /// act(gate) · up
+    /// act(gate) · up, named after gate.
     pub fn gated(&self, gate: Val, up: Val, act: Activation) -> Val {
         assert_eq!(gate.width(), up.width(), "gated: shapes differ");
         let op = Op::Gated { gate: gate.id, up: up.id, act };
-        self.g.push(self.name("ffn_act.out"), gate.rows, gate.dims, op)
+        self.g.push(self.g.derived(gate, "act"), gate.rows, gate.dims, op)
     }
 
     /// a + b, named after b.

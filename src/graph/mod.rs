@@ -89,14 +89,25 @@ pub enum Activation {
     SwigluOai,
 }
 
-/// What the weights of the experts that are used for a row are a softmax of.
+/// What the weights of the experts that are used for a row are, of their logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Gating {
-    /// The logits of those that are used: the weights of a row add up to 1. A softmax of all, divided by its sum over those
+    /// A softmax of those that are used: the weights of a row add up to 1. A softmax of all, divided by its sum over those
     /// that are used, is the same.
     Used,
-    /// The logits of all experts.
+    /// A softmax of all experts.
     All,
+    /// The sigmoid of each.
+    Sigmoid,
+    /// The same, divided by its sum over those that are used.
+    NormedSigmoid,
+}
+
+impl Gating {
+    /// Whether the weights are sigmoids.
+    pub fn is_sigmoid(self) -> bool {
+        matches!(self, Gating::Sigmoid | Gating::NormedSigmoid)
+    }
 }
 
 /// How attention reads the KV cache. All in one place since both back ends need all of it.
@@ -176,13 +187,16 @@ pub enum Op {
     /// The U experts with the largest logits, of equal ones those with the lowest numbers, and how much they weigh: `[T, 2·U]`,
     /// first their numbers in descending order of logits, then their weights times `scale`.
     ///
-    /// Source: Shazeer et al., <https://arxiv.org/abs/1701.06538>, section 2.1; Jiang et al., <https://arxiv.org/abs/2401.04088>.
+    /// Source: Shazeer et al., <https://arxiv.org/abs/1701.06538>, section 2.1; Jiang et al., <https://arxiv.org/abs/2401.04088>;
+    /// sigmoids and their bias: DeepSeek-AI, <https://arxiv.org/abs/2412.19437>, section 2.1.2.
     Route {
         /// `[T, E]`
         x: ValueId,
+        /// `[1, E]`: experts are chosen by their sigmoids with this added, and weighed without.
+        bias: Option<WeightRef>,
         /// U
         n_used: usize,
-        /// What the weights are a softmax of.
+        /// What the weights are.
         gating: Gating,
         /// Factor on the weights.
         scale: f32,
@@ -193,14 +207,21 @@ pub enum Op {
         x: ValueId,
         /// What [`Op::Route`] made.
         route: ValueId,
-        /// `[E·M, K]`, expert by expert.
-        weight: WeightRef,
+        /// `[E·M, K]`, expert by expert: one tensor, or one for each expert.
+        weights: Vec<WeightRef>,
         /// `[E, M]`
         bias: Option<WeightRef>,
         /// E
         n_expert: usize,
         /// U
         n_used: usize,
+    },
+    /// sigmoid(gate) · x, with one gate for a row: `[T, D]`.
+    RowGate {
+        /// `[T, D]`
+        x: ValueId,
+        /// `[T, 1]`
+        gate: ValueId,
     },
     /// The sum of what a row's experts gave, each times its weight: `[T, D]`.
     ExpertSum {
@@ -261,6 +282,7 @@ impl Op {
             | Op::Scale { x, .. }
             | Op::Softcap { x, .. } => vec![*x],
             Op::ExpertMatMul { x, route, .. } | Op::ExpertSum { x, route, .. } => vec![*x, *route],
+            Op::RowGate { x, gate } => vec![*x, *gate],
             Op::Attention { q, .. } => vec![*q],
             Op::StoreKv { k, v, .. } => vec![*k, *v],
             Op::Gated { gate, up, .. } => vec![*gate, *up],
@@ -273,9 +295,9 @@ impl Op {
         match self {
             Op::Embed { table, .. } => vec![table],
             Op::RmsNorm { weight, .. } => vec![weight],
-            Op::MatMul { weight, bias, .. } | Op::ExpertMatMul { weight, bias, .. } => {
-                std::iter::once(weight).chain(bias).collect()
-            }
+            Op::MatMul { weight, bias, .. } => std::iter::once(weight).chain(bias).collect(),
+            Op::ExpertMatMul { weights, bias, .. } => weights.iter().chain(bias).collect(),
+            Op::Route { bias, .. } => bias.iter().collect(),
             Op::Attention { sinks, .. } => sinks.iter().collect(),
             _ => vec![],
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Graph, Op, Rows, WeightRef};
+use super::{Gating, Graph, Op, Rows, WeightRef};
 
 impl fmt::Display for WeightRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,11 +61,26 @@ impl fmt::Display for Graph {
                     }
                     f.write_str(")")?;
                 }
-                Op::Route { x, n_used, gating, scale } => {
-                    write!(f, "route({}, {n_used} experts, softmax of {gating:?}) * {scale}", name(x))?;
+                Op::Route { x, bias, n_used, gating, scale } => {
+                    write!(f, "route({}", name(x))?;
+                    if let Some(bias) = bias {
+                        write!(f, " + {bias}")?;
+                    }
+                    let what = match gating {
+                        Gating::Used => "softmax of those used",
+                        Gating::All => "softmax of all",
+                        Gating::Sigmoid => "sigmoid",
+                        Gating::NormedSigmoid => "normed sigmoid",
+                    };
+                    write!(f, ", {n_used} experts, {what}) * {scale}")?;
                 }
-                Op::ExpertMatMul { x, route, weight, bias, n_expert, .. } => {
-                    write!(f, "expert_matmul({}, {}, {weight} of {n_expert} experts)", name(x), name(route))?;
+                Op::RowGate { x, gate } => write!(f, "sigmoid({}) * {}", name(gate), name(x))?,
+                Op::ExpertMatMul { x, route, weights, bias, n_expert, .. } => {
+                    write!(f, "expert_matmul({}, {}, {}", name(x), name(route), weights[0])?;
+                    if let [_, .., last] = &weights[..] {
+                        write!(f, " to {last}")?;
+                    }
+                    write!(f, " of {n_expert} experts)")?;
                     if let Some(bias) = bias {
                         write!(f, " + {bias}")?;
                     }

@@ -5,18 +5,18 @@
 
 use super::blocks::{self, Windows};
 use super::config::Config;
-use super::experts::Experts;
+use super::experts::{self, Experts};
 use super::keys::Keys;
 use super::rope;
 use crate::error::Result;
-use crate::graph::{Activation, AttentionOptions, GraphBuilder, RopeKind, Val};
+use crate::graph::{Activation, AttentionOptions, Gating, GraphBuilder, RopeKind, Val};
 
 /// Every so many layers one is global.
 const PATTERN: usize = 2;
 
 pub(super) fn build(keys: &Keys<'_>, c: &Config, g: &GraphBuilder<'_>) -> Result<Val> {
     let windows = Windows::read(keys, c, PATTERN)?;
-    let experts = Experts::read(keys, c)?;
+    let experts = Some(Experts::read(keys, c, Gating::Used)?);
     let rope = g.rope(rope::scaled(keys, c, RopeKind::Neox)?);
     let options = AttentionOptions { sinks: Some("attn_sinks"), ..AttentionOptions::new(blocks::head_scale(c)) };
 
@@ -30,7 +30,7 @@ pub(super) fn build(keys: &Keys<'_>, c: &Config, g: &GraphBuilder<'_>) -> Result
         x = b.add(x, b.matmul("attn_output", a, c.n_embd));
 
         let h = b.rms_norm("post_attention_norm", x, c.rms_eps);
-        x = b.add(x, experts.ffn(b, c, h, Activation::SwigluOai));
+        x = experts::add_ffn(b, c, experts, x, h, Activation::SwigluOai);
     }
     Ok(blocks::output(g, c, x))
 }

@@ -11,12 +11,13 @@ use super::experts::{self, Experts};
 use super::keys::Keys;
 use super::{blocks, rope};
 use crate::error::Result;
-use crate::graph::{Activation, AttentionOptions, GraphBuilder, RopeKind, Val};
+use crate::graph::{Activation, AttentionOptions, Gating, GraphBuilder, RopeKind, Val};
 
 pub(super) fn build(keys: &Keys<'_>, c: &Config, g: &GraphBuilder<'_>) -> Result<Val> {
-    let experts = Experts::read_any(keys, c)?;
+    let experts = Experts::read_any(keys, c, Gating::Used)?;
+    let rope = rope::scaled(keys, c, RopeKind::Norm)?;
     let has_rope = keys.opt_bool("rope.scaling.finetuned")?.unwrap_or(true);
-    let rope = g.rope(rope::scaled(keys, c, RopeKind::Norm)?);
+    let rope = g.rope(if has_rope { rope } else { rope::still(&rope) });
     let scale = keys.opt_positive_or_zero("attention.scale")?.unwrap_or_else(|| blocks::head_scale(c));
     let options = AttentionOptions::new(scale);
     let residual = keys.opt_positive_or_zero("residual_scale")?.unwrap_or(1.0);
@@ -27,14 +28,12 @@ pub(super) fn build(keys: &Keys<'_>, c: &Config, g: &GraphBuilder<'_>) -> Result
     for il in 0..c.n_layer {
         let b = &g.block(il);
         let h = b.rms_norm("attn_norm", x, eps); // [T, D]
-        let [mut q, mut k, v] = blocks::qkv(b, c, h);
-        if has_rope {
-            (q, k) = (b.rope(q, rope), b.rope(k, rope));
-        }
-        x = b.add(x, b.matmul("attn_output", b.attention(q, k, v, options), c.n_embd));
+        let [q, k, v] = blocks::qkv(b, c, h);
+        let a = b.attention(b.rope(q, rope), b.rope(k, rope), v, options);
+        x = b.add(x, b.matmul("attn_output", a, c.n_embd));
 
         let h = b.rms_norm("ffn_norm", x, eps);
-        x = b.add(x, experts::ffn(b, c, experts, h, Activation::Silu));
+        x = experts::add_ffn(b, c, experts, x, h, Activation::Silu);
     }
     let logits = blocks::output_with(g, c, x, eps);
     Ok(g.scale(logits, 1.0 / keys.positive("logit_scale")?))

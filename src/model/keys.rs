@@ -115,13 +115,13 @@ impl<'a> Keys<'a> {
         self.metadata().opt_bool(&self.full(key))
     }
 
-    /// An integer that has to be one of `known`, where the file has it.
-    pub(super) fn one_of(&self, key: &str, known: &[usize]) -> Result<()> {
+    /// An integer that has to be one of `known`; `None` if the key is absent.
+    pub(super) fn one_of(&self, key: &str, known: &[usize]) -> Result<Option<usize>> {
         match self.metadata().opt_usize(&self.full(key))? {
             Some(n) if !known.contains(&n) => {
                 Err(self.bad(key, format!("one of {known:?} (others are not supported)"), n))
             }
-            _ => Ok(()),
+            n => Ok(n),
         }
     }
 

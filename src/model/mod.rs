@@ -6,15 +6,18 @@
 
 mod blocks;
 mod config;
+mod deepseek;
 mod experts;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod glm4moe;
 mod gpt_oss;
 mod granite;
 mod keys;
 mod llama;
 mod olmo2;
+mod olmoe;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -49,16 +52,20 @@ impl Architecture {
 
 /// Every supported architecture.
 static ARCHITECTURES: &[Architecture] = &[
+    Architecture { name: "deepseek", build: deepseek::build },
     Architecture { name: "gemma", build: gemma::build },
     Architecture { name: "gemma2", build: gemma2::build },
     Architecture { name: "gemma3", build: gemma3::build },
+    Architecture { name: "glm4moe", build: glm4moe::build },
     Architecture { name: "gpt-oss", build: gpt_oss::build },
     Architecture { name: "granite", build: granite::build },
     Architecture { name: "granitemoe", build: granite::build },
     Architecture { name: "llama", build: llama::build },
     Architecture { name: "olmo2", build: olmo2::build },
+    Architecture { name: "olmoe", build: olmoe::build },
     Architecture { name: "phi3", build: phi3::build },
     Architecture { name: "qwen2", build: qwen2::build },
+    Architecture { name: "qwen2moe", build: qwen2::build },
     Architecture { name: "qwen3", build: qwen3::build },
     Architecture { name: "qwen3moe", build: qwen3::build },
     Architecture { name: "smollm3", build: smollm3::build },

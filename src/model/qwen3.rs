@@ -7,10 +7,10 @@ use super::experts::{self, Experts};
 use super::keys::Keys;
 use super::{blocks, rope};
 use crate::error::Result;
-use crate::graph::{Activation, AttentionOptions, GraphBuilder, RopeKind, Val};
+use crate::graph::{Activation, AttentionOptions, Gating, GraphBuilder, RopeKind, Val};
 
 pub(super) fn build(keys: &Keys<'_>, c: &Config, g: &GraphBuilder<'_>) -> Result<Val> {
-    let experts = Experts::read_any(keys, c)?;
+    let experts = Experts::read_any(keys, c, Gating::Used)?;
     let rope = g.rope(rope::scaled(keys, c, RopeKind::Neox)?);
     let options = AttentionOptions::new(blocks::head_scale(c));
 
@@ -24,7 +24,7 @@ pub(super) fn build(keys: &Keys<'_>, c: &Config, g: &GraphBuilder<'_>) -> Result
         x = b.add(x, b.matmul("attn_output", b.attention(q, k, v, options), c.n_embd));
 
         let h = b.rms_norm("ffn_norm", x, c.rms_eps);
-        x = b.add(x, experts::ffn(b, c, experts, h, Activation::Silu));
+        x = experts::add_ffn(b, c, experts, x, h, Activation::Silu);
     }
     Ok(blocks::output(g, c, x))
 }

@@ -19,6 +19,12 @@ pub(super) fn plain(keys: &Keys<'_>, c: &Config, kind: RopeKind, base: f32) -> R
     Ok(Rope { kind, inv_freq, scale: 1.0 })
 }
 
+/// The embedding of a layer without positions, beside layers with `rope`: nothing turns, and nothing else differs, so that all
+/// layers run alike.
+pub(super) fn still(rope: &Rope) -> Rope {
+    Rope { inv_freq: vec![0.0; rope.inv_freq.len()], scale: 1.0, ..*rope }
+}
+
 /// `rope.freq_base`, or what it is where a file does not say.
 pub(super) fn base(keys: &Keys<'_>) -> Result<f32> {
     Ok(keys.opt_positive("rope.freq_base")?.unwrap_or(10_000.0))

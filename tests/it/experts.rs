@@ -21,15 +21,22 @@ fn chosen(logits: &[f32], n_used: usize) -> Vec<usize> {
     order
 }
 
+fn sigmoid(x: f32) -> f64 {
+    1.0 / (1.0 + (-f64::from(x)).exp())
+}
+
 /// Their weights.
 fn weights(logits: &[f32], chosen: &[usize], gating: Gating, scale: f64) -> Vec<f64> {
-    let exp = |&e: &usize| f64::from(logits[e]).exp();
+    let score = |&e: &usize| if gating.is_sigmoid() { sigmoid(logits[e]) } else { f64::from(logits[e]).exp() };
     let sum: f64 = match gating {
-        Gating::Used => chosen.iter().map(exp).sum(),
-        Gating::All => (0..logits.len()).map(|e| exp(&e)).sum(),
+        Gating::Used | Gating::NormedSigmoid => chosen.iter().map(score).sum(),
+        Gating::All => (0..logits.len()).map(|e| score(&e)).sum(),
+        Gating::Sigmoid => 1.0,
     };
-    chosen.iter().map(|e| exp(e) / sum * scale).collect()
+    chosen.iter().map(|e| score(e) / sum * scale).collect()
 }
+
+const GATINGS: [Gating; 4] = [Gating::Used, Gating::All, Gating::Sigmoid, Gating::NormedSigmoid];
 
 fn check_route(compile: Compile<'_>, t: usize, [n_expert, n_used]: [usize; 2], gating: Gating, seed: u64, limit: f64) {
     let mut numbers = Numbers(seed);
@@ -49,6 +56,44 @@ fn check_route(compile: Compile<'_>, t: usize, [n_expert, n_used]: [usize; 2], g
     }
 }
 
+/// Experts are chosen by what a bias makes of their scores, and weighed without.
+fn check_biased_route(compile: Compile<'_>, t: usize, [n_expert, n_used]: [usize; 2], seed: u64, limit: f64) {
+    let mut numbers = Numbers(seed);
+    let mut tables = Tables::default();
+    let x = tables.input("x", t, n_expert, &mut numbers);
+    let bias = numbers.f32s(n_expert);
+    tables.add("blk.0.exp_probs_b.bias", &[n_expert], format("F32"), &bias);
+    let found = tables.run(compile, t, &ops::step_of(t), &[&ops::pages_for(t)], |g| {
+        g.block(0).route(g.embed("x", t, n_expert, 1.0), n_used, Gating::NormedSigmoid, 2.5)
+    });
+    for (found, x) in found.chunks(2 * n_used).zip(x.chunks(n_expert)) {
+        let (experts, found) = found.split_at(n_used);
+        let experts: Vec<usize> = experts.iter().map(|&e| e as usize).collect();
+        assert!((1..n_used).all(|u| !experts[..u].contains(&experts[u])), "{experts:?} are distinct");
+        let score = |e: usize| sigmoid(x[e]) + f64::from(bias[e]);
+        let mut best: Vec<f64> = (0..n_expert).map(score).collect();
+        best.sort_by(|a, b| b.total_cmp(a));
+        for (&expert, best) in experts.iter().zip(best) {
+            // Sums in f32 of numbers up to ten or so: nearer ones may change places.
+            assert!((score(expert) - best).abs() <= 1e-5 * best.abs().max(1.0), "{experts:?} of {x:?} + {bias:?}");
+        }
+        let expected = weights(x, &experts, Gating::NormedSigmoid, 2.5);
+        assert_near(&format!("weights of {x:?}"), found, &expected, limit.max(1e-11));
+    }
+}
+
+fn check_row_gate(compile: Compile<'_>, t: usize, width: usize, seed: u64, limit: f64) {
+    let mut numbers = Numbers(seed);
+    let mut tables = Tables::default();
+    let x = f64s(&tables.input("x", t, width, &mut numbers));
+    let gates = tables.input("g", t, 1, &mut numbers);
+    let found = tables.run(compile, t, &ops::step_of(t), &[&ops::pages_for(t)], |g| {
+        g.block(0).row_gate(g.embed("x", t, width, 1.0), g.embed("g", t, 1, 1.0))
+    });
+    let expected: Vec<f64> = x.iter().enumerate().map(|(i, x)| sigmoid(gates[i / width]) * x).collect();
+    assert_near(&format!("row_gate [{t}, {width}]"), &found, &expected, limit);
+}
+
 /// What a product with experts is about.
 #[derive(Debug, Clone, Copy)]
 struct Case {
@@ -60,19 +105,27 @@ struct Case {
     /// One row of x for each expert of a row, or one for all.
     x_each: bool,
     bias: bool,
+    /// A tensor for each expert.
+    one_each: bool,
 }
 
 fn check_expert_matmul(compile: Compile<'_>, case: Case, seed: u64, limit: f64) {
-    let Case { format: of_weight, t, n_expert, n_used, shape: [m, k], x_each, bias } = case;
+    let Case { format: of_weight, t, n_expert, n_used, shape: [m, k], x_each, bias, one_each } = case;
     let mut numbers = Numbers(seed);
     let mut tables = Tables::default();
     let n_x = if x_each { n_used } else { 1 };
     let x = f64s(&tables.input("x", t, n_x * k, &mut numbers));
     let routes = tables.input("r", t, n_expert, &mut numbers);
-    let w = f64s(&tables.add("blk.0.w.weight", &[n_expert, m, k], of_weight, &numbers.f32s(n_expert * m * k)));
+    let numbers_of_w = numbers.f32s(n_expert * m * k);
+    let w = if one_each {
+        let each = numbers_of_w.chunks(m * k).enumerate();
+        each.flat_map(|(e, w)| f64s(&tables.add(&format!("blk.0.w.{e}.weight"), &[m, k], of_weight, w))).collect()
+    } else {
+        f64s(&tables.add("blk.0.w_exps.weight", &[n_expert, m, k], of_weight, &numbers_of_w))
+    };
     let n_bias = n_expert * m;
     let bias = bias
-        .then(|| f64s(&tables.add("blk.0.w.bias", &[n_expert, m], format("F32"), &numbers.f32s(n_bias))))
+        .then(|| f64s(&tables.add("blk.0.w_exps.bias", &[n_expert, m], format("F32"), &numbers.f32s(n_bias))))
         .unwrap_or(vec![0.0; n_bias]);
     let found = tables.run(compile, t, &ops::step_of(t), &[&ops::pages_for(t)], |g| {
         let b = g.block(0);
@@ -127,10 +180,24 @@ proptest! {
     fn route_is_its_formula(
         t in shapes::rows(),
         mixture in mixtures(),
-        gating in select(&[Gating::Used, Gating::All][..]),
+        gating in select(&GATINGS[..]),
         seed in any::<u64>(),
     ) {
         check_op(|compile, limit| check_route(compile, t, mixture, gating, seed, limit));
+    }
+
+    #[test]
+    fn a_bias_counts_for_the_choice_of_experts_only(
+        t in shapes::rows(),
+        mixture in mixtures(),
+        seed in any::<u64>(),
+    ) {
+        check_op(|compile, limit| check_biased_route(compile, t, mixture, seed, limit));
+    }
+
+    #[test]
+    fn row_gate_is_its_formula(t in shapes::rows(), width in shapes::dimension(), seed in any::<u64>()) {
+        check_op(|compile, limit| check_row_gate(compile, t, width, seed, limit));
     }
 
     #[test]
@@ -140,13 +207,13 @@ proptest! {
         [n_expert, n_used] in mixtures(),
         m in select(&[1, 31, 64, 257][..]),
         n_blocks in 1_usize..=3,
-        (x_each, bias) in any::<(bool, bool)>(),
+        (x_each, bias, one_each) in any::<(bool, bool, bool)>(),
         seed in any::<u64>(),
     ) {
         let k = (32 * n_blocks).next_multiple_of(format.block_len);
         // No more than a million numbers.
         let shape = [m.min((1_000_000 / (n_expert * k)).max(1)), k];
-        let case = Case { format, t, n_expert, n_used, shape, x_each, bias };
+        let case = Case { format, t, n_expert, n_used, shape, x_each, bias, one_each };
         check_product(|compile, limit| check_expert_matmul(compile, case, seed, limit));
     }
 
@@ -201,7 +268,27 @@ struct Mixture {
     /// Of gate, up and down.
     formats: [&'static str; 3],
     bias: bool,
+    /// A tensor for each expert.
+    one_each: bool,
+    /// A bias for the choice.
+    choice_bias: bool,
+    /// What all rows use as well, with a gate for each row.
+    shared: bool,
 }
+
+const MIXTURE: Mixture = Mixture {
+    n_embd: 256,
+    n_ff: 96,
+    n_expert: 8,
+    n_used: 3,
+    gating: Gating::Used,
+    act: Activation::Silu,
+    formats: ["Q8_0", "Q8_0", "Q4_1"],
+    bias: false,
+    one_each: false,
+    choice_bias: false,
+    shared: false,
+};
 
 const N_VOCAB: usize = 71;
 
@@ -213,14 +300,23 @@ impl Mixture {
         tables.input("table", N_VOCAB, d, &mut numbers);
         tables.input("output", N_VOCAB, d, &mut numbers);
         tables.input("blk.0.ffn_gate_inp", e, d, &mut numbers);
-        let shapes = [("ffn_gate_exps", [e, f, d]), ("ffn_up_exps", [e, f, d]), ("ffn_down_exps", [e, d, f])];
-        for ((name, shape), of) in shapes.into_iter().zip(self.formats) {
-            let scale = (shape[2] as f32).sqrt().recip();
-            let weights: Vec<f32> = numbers.f32s(shape.iter().product()).iter().map(|x| x * scale).collect();
-            tables.add(&format!("blk.0.{name}.weight"), &shape, format(of), &weights);
+        tables.input("blk.0.ffn_shexp", d, d, &mut numbers);
+        tables.input("blk.0.ffn_gate_inp_shexp", 1, d, &mut numbers);
+        if self.choice_bias {
+            tables.add("blk.0.exp_probs_b.bias", &[e], format("F32"), &numbers.f32s(e));
+        }
+        for ((name, [m, k]), of) in [("gate", [f, d]), ("up", [f, d]), ("down", [d, f])].into_iter().zip(self.formats) {
+            let scale = (k as f32).sqrt().recip();
+            let weights: Vec<f32> = numbers.f32s(e * m * k).iter().map(|x| x * scale).collect();
+            if self.one_each {
+                for (e, weights) in weights.chunks(m * k).enumerate() {
+                    tables.add(&format!("blk.0.ffn_{name}.{e}.weight"), &[m, k], format(of), weights);
+                }
+            } else {
+                tables.add(&format!("blk.0.ffn_{name}_exps.weight"), &[e, m, k], format(of), &weights);
+            }
             if self.bias {
-                let biases = numbers.f32s(shape[0] * shape[1]);
-                tables.add(&format!("blk.0.{name}.bias"), &shape[..2], format("F32"), &biases);
+                tables.add(&format!("blk.0.ffn_{name}_exps.bias"), &[e, m], format("F32"), &numbers.f32s(e * m));
             }
         }
         tables
@@ -230,9 +326,11 @@ impl Mixture {
         let Self { n_embd: d, n_ff: f, n_expert: e, .. } = *self;
         let (x, b) = (g.embed("table", N_VOCAB, d, 1.0), g.block(0));
         let route = b.route(b.matmul("ffn_gate_inp", x, e), self.n_used, self.gating, 1.5);
-        let gate = b.expert_matmul("ffn_gate_exps", x, route, e, f);
-        let h = b.gated(gate, b.expert_matmul("ffn_up_exps", x, route, e, f), self.act);
-        let y = b.expert_sum(b.expert_matmul("ffn_down_exps", h, route, e, d), route);
+        let gate = b.expert_matmul("ffn_gate", x, route, e, f);
+        let h = b.gated(gate, b.expert_matmul("ffn_up", x, route, e, f), self.act);
+        let y = b.expert_sum(b.expert_matmul("ffn_down", h, route, e, d), route);
+        let shared = || b.row_gate(b.matmul("ffn_shexp", x, d), b.matmul("ffn_gate_inp_shexp", x, 1));
+        let x = if self.shared { b.add(x, shared()) } else { x };
         g.matmul("output", g.output_rows(b.add(x, y)), N_VOCAB)
     }
 
@@ -245,16 +343,9 @@ impl Mixture {
 }
 
 const MIXTURES: &[Mixture] = &[
-    Mixture {
-        n_embd: 256,
-        n_ff: 96,
-        n_expert: 8,
-        n_used: 3,
-        gating: Gating::Used,
-        act: Activation::Silu,
-        formats: ["Q8_0", "Q8_0", "Q4_1"],
-        bias: false,
-    },
+    MIXTURE,
+    Mixture { one_each: true, shared: true, ..MIXTURE },
+    Mixture { gating: Gating::NormedSigmoid, choice_bias: true, ..MIXTURE },
     // Gate and up can't be one matrix; the rows of an expert are odd in number, and more than a tile.
     Mixture {
         n_embd: 64,
@@ -265,28 +356,22 @@ const MIXTURES: &[Mixture] = &[
         act: Activation::Gelu,
         formats: ["Q8_0", "F16", "Q5_0"],
         bias: true,
+        one_each: true,
+        ..MIXTURE
     },
     Mixture {
         n_embd: 96,
         n_ff: 160,
         n_expert: 40,
         n_used: 4,
-        gating: Gating::Used,
+        gating: Gating::Sigmoid,
         act: Activation::SwigluOai,
         formats: ["Q4_0", "Q4_0", "F32"],
         bias: true,
+        ..MIXTURE
     },
     // One expert gets all rows.
-    Mixture {
-        n_embd: 256,
-        n_ff: 256,
-        n_expert: 1,
-        n_used: 1,
-        gating: Gating::Used,
-        act: Activation::Silu,
-        formats: ["Q4_K", "Q4_K", "Q6_K"],
-        bias: false,
-    },
+    Mixture { n_embd: 256, n_ff: 256, n_expert: 1, n_used: 1, formats: ["Q4_K", "Q4_K", "Q6_K"], ..MIXTURE },
 ];
 
 /// With every variant of the kernels, and with matrices that are split over several bindings in the middle of experts.
@@ -327,7 +412,7 @@ fn experts_that_no_row_uses_are_not_read() {
         let mut w = numbers.f32s(32 * 32 * 32);
         w[32 * 32..2 * 32 * 32].fill(f32::NAN);
         w[3 * 32 * 32..].fill(f32::NAN);
-        tables.add("blk.0.w.weight", &[32, 32, 32], format("F32"), &w);
+        tables.add("blk.0.w_exps.weight", &[32, 32, 32], format("F32"), &w);
         for n in [1, 4, N] {
             let found = tables.run(compile, N, &ops::step_of(n), &[&[0]], |g| {
                 let b = g.block(0);

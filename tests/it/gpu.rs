@@ -585,13 +585,18 @@ fn a_step_is_one_submit_of_one_pass() {
     }
 }
 
-/// A token takes five dispatches a llama layer, seven a gemma3 layer, and eight with a mixture of experts (logits, choice and sum
-/// beside the matrices); one more where attention is split; and besides them the embedding, the logits and two for the best of them. Also where q, k and v have two formats.
+/// A token takes five dispatches a llama layer, seven a gemma3 layer, nine an olmo2 layer (two for norms of all of q and of k), and
+/// eight with a mixture of experts (logits, choice and sum beside the matrices), twelve where all rows use one more (its gate's logit,
+/// two for its matrices, and its gate); one more where attention is split; and besides them the embedding, the logits and two for the
+/// best of them. Also where q, k and v have two formats.
 #[test]
 fn a_token_takes_few_dispatches() {
     let models = [
         ("llama-q4_0", golden::tiny("llama-q4_0"), 5, 2),
         ("mixtral-q8_0", golden::tiny("mixtral-q8_0"), 8, 2),
+        ("smollm3-f32", golden::tiny("smollm3-f32"), 5, 4),
+        ("olmo2-f32", golden::tiny("olmo2-f32"), 9, 1),
+        ("qwen2moe-f32", golden::tiny("qwen2moe-f32"), 12, 2),
         // Its layers see less than a split.
         ("gemma3-q8_0", golden::tiny("gemma3-q8_0"), 7, 0),
         (GEMMA3, golden::load(&common::real_model(GEMMA3)), 7, 18),

@@ -167,7 +167,7 @@ fn an_unknown_architecture_says_which_are_known() {
     let error = llama().key("general.architecture", "mamba").model().expect_err("halfbyte has no mamba");
     assert_eq!(error.to_string(), "architecture `mamba` is not supported");
     let hint = error.hint().expect("it says what can be done");
-    assert!(hint.starts_with("supported architectures: gemma, ") && hint.contains(", llama, "), "{hint}");
+    assert!(hint.starts_with("supported architectures: deepseek, gemma, ") && hint.contains(", llama, "), "{hint}");
 }
 
 #[test]

@@ -6,13 +6,13 @@
 
 use std::ops::Range;
 
-use super::fast::{GEMM_ROWS, even_tasks_for, one_row_tasks};
+use super::fast::{self, GEMM_ROWS, Group, ROUND_ALONE, even_tasks_for, one_row_tasks};
 use super::simd::activations::Activations;
-use super::simd::{self, Input, Isa, gemm};
-use super::threads::{Matrix, Parts, Pool};
-use super::values::Values;
+use super::simd::{self, Input, gemm};
+use super::threads::{Columns, Matrix, Parts, Pool};
 use super::{CpuProgram, OpWeights};
 use crate::graph::{Op, ValueId};
+use crate::quant::Weight;
 
 /// What products of experts keep between ops.
 #[derive(Default)]
@@ -20,7 +20,7 @@ pub(super) struct Scratch {
     slots: Slots,
     /// The rows of x in the order of the slots.
     x: Vec<f32>,
-    /// For each expert with few slots its rows, rounded.
+    /// For each expert with few slots its rows, rounded; one for all where they share their only row.
     rounded: Vec<Activations>,
 }
 
@@ -34,9 +34,11 @@ impl Scratch {
 #[derive(Default)]
 struct Slots {
     order: Vec<u32>,
-    /// Experts that are used, each with its slots as a range of `order`.
-    experts: Vec<(usize, Range<usize>)>,
+    experts: Vec<Used>,
 }
+
+/// An expert that is used, and its slots as a range of [`Slots::order`].
+type Used = (usize, Range<usize>);
 
 impl Slots {
     /// Sorts the slots of `route` `[T, 2·U]`.
@@ -57,128 +59,157 @@ impl Slots {
     }
 }
 
-/// The sizes of an [`Op::ExpertMatMul`].
-#[derive(Clone, Copy)]
-struct Sizes {
-    x: ValueId,
-    route: ValueId,
-    k: usize,
-    n_expert: usize,
-    n_used: usize,
-}
-
-fn sizes(op: &Op) -> Sizes {
-    let Op::ExpertMatMul { x, route, weight, n_expert, n_used, .. } = op else {
-        unreachable!("{op:?} is no product with experts");
-    };
-    Sizes { x: *x, route: *route, k: weight.shape[1], n_expert: *n_expert, n_used: *n_used }
+/// The inputs of an [`Op::ExpertMatMul`], and U.
+fn inputs(op: &Op) -> (ValueId, ValueId, usize) {
+    let Op::ExpertMatMul { x, route, n_used, .. } = op else { unreachable!("{op:?} is no product with experts") };
+    (*x, *route, *n_used)
 }
 
 impl CpuProgram {
-    /// Runs a group: products of one input with experts that one route chose, on all rows of the step.
+    /// Runs a group: products of one input with experts that one route chose, and perhaps an op behind them, on all rows of the
+    /// step.
     pub(super) fn run_experts(&mut self, group: &[usize]) {
         let Self { graph, weights, values, pool, fast, .. } = self;
         let fast = fast.as_mut().expect("groups are made for kernels");
-        let (isa, threads) = (fast.isa, fast.threads);
         let Scratch { slots, x, rounded } = &mut fast.experts;
-        let sizes = sizes(&graph.ops[group[0]]);
-        slots.sort(values.get(sizes.route), sizes.n_used);
-        gather(pool, values, sizes, &slots.order, x);
+        let (input, route, n_used) = inputs(&graph.ops[group[0]]);
+        slots.sort(values.get(route), n_used);
+        let n_slots = slots.order.len();
 
-        let ops: Vec<&OpWeights> = group.iter().map(|&i| &weights[i]).collect();
-        let widths: Vec<usize> = ops.iter().map(|op| op.matrix().n_rows() / sizes.n_expert).collect();
+        let (products, behind) = fast::split(graph, group);
+        let ops: Vec<&OpWeights> = products.iter().map(|&i| &weights[i]).collect();
         let mut buffers: Vec<Vec<f32>> = group.iter().map(|&i| values.take(ValueId(i as u32))).collect();
-        let n = slots.order.len();
-        let outs = buffers.iter_mut().zip(&widths);
+        let width = |i: usize| graph.values[i].width / n_used;
+        let outs = buffers.iter_mut().zip(group);
         let mut outs: Vec<Matrix<'_>> =
-            outs.map(|(buffer, &width)| Matrix { data: &mut buffer[..n * width], width }).collect();
-        let products = Products { isa, ops: &ops, widths: &widths, k: sizes.k, slots, x, parts: Parts::new(&mut outs) };
-        let (few, many): (Vec<_>, Vec<_>) = slots.experts.iter().partition(|(_, slots)| slots.len() < GEMM_ROWS);
-        products.few(pool, threads, &few, rounded);
-        for (expert, slots) in many {
-            products.many(pool, threads, *expert, slots, &mut fast.packed);
-        }
+            outs.map(|(buffer, &i)| Matrix { data: &mut buffer[..n_slots * width(i)], width: width(i) }).collect();
+        let mixture = Mixture {
+            widths: behind.map_or(products, std::slice::from_ref).iter().map(|&i| width(i)).collect(),
+            group: Group { isa: fast.isa, graph, values, products, behind },
+            threads: fast.threads,
+            ops: &ops,
+            slots: &slots.order,
+            x: values.get(input),
+            k: ops[0].expert(0).0.row_len(),
+            parts: Parts::new(&mut outs),
+        };
+        let (few, many): (Vec<&Used>, Vec<&Used>) =
+            slots.experts.iter().partition(|(_, slots)| slots.len() < GEMM_ROWS);
+        mixture.few(pool, &few, x, rounded);
+        many.into_iter().for_each(|expert| mixture.many(pool, expert, x, &mut fast.packed));
         for (buffer, &i) in buffers.into_iter().zip(group) {
             values.put(ValueId(i as u32), buffer);
         }
     }
 }
 
-/// Copies the row of x of each slot, in the order of the slots.
-fn gather(pool: &mut Pool, values: &Values, sizes: Sizes, order: &[u32], to: &mut Vec<f32>) {
-    let Sizes { k, n_used, .. } = sizes;
-    let from = values.get(sizes.x);
-    // One row of x for each slot, or one for all of a step's row.
-    let slots_each = order.len() * k / from.len();
-    debug_assert!(slots_each == 1 || slots_each == n_used);
-    let len = order.len() * k;
-    to.resize(to.len().max(len), 0.0);
-    pool.chunks(&mut to[..len], k, |i, to, _| to.copy_from_slice(&from[order[i] as usize / slots_each * k..][..k]));
-}
-
-/// What the products of a group have in common.
-struct Products<'a> {
-    isa: Isa,
+/// The products of a group.
+struct Mixture<'a> {
+    group: Group<'a>,
+    threads: usize,
     ops: &'a [&'a OpWeights],
-    /// M of each op.
-    widths: &'a [usize],
-    k: usize,
-    slots: &'a Slots,
+    /// Columns of what the group makes with an expert.
+    widths: Vec<usize>,
+    slots: &'a [u32],
+    /// A row for each slot, or one for all slots of a row of the step.
     x: &'a [f32],
+    k: usize,
     parts: Parts<'a>,
 }
 
-impl Products<'_> {
+impl<'a> Mixture<'a> {
+    /// The row of x for a slot.
+    fn x_of(&self, slot: u32) -> &'a [f32] {
+        let slots_each = self.slots.len() * self.k / self.x.len();
+        &self.x[slot as usize / slots_each * self.k..][..self.k]
+    }
+
+    /// Copies the rows of x for slots.
+    fn gather<'x>(&self, pool: &mut Pool, slots: &[u32], to: &'x mut Vec<f32>) -> &'x [f32] {
+        let len = slots.len() * self.k;
+        to.resize(to.len().max(len), 0.0);
+        let rows = to[..len].chunks_exact_mut(self.k).zip(slots).collect();
+        self.each(pool, len, rows, |(row, &slot)| row.copy_from_slice(self.x_of(slot)));
+        &to[..len]
+    }
+
+    /// Rounds the rows of x for experts; the only one, if there is but one.
+    fn round(&self, pool: &mut Pool, experts: &[&Used], rounded: &mut Vec<Activations>) {
+        let n = if self.has_one_row() { 1 } else { experts.len() };
+        rounded.resize_with(rounded.len().max(n), Activations::default);
+        let each: Vec<_> = experts[..n].iter().zip(rounded).collect();
+        let len = each.iter().map(|((_, slots), _)| slots.len() * self.k).sum();
+        self.each(pool, len, each, |((_, slots), rounded)| {
+            rounded.reserve(slots.len(), self.k);
+            let rows = self.slots[slots.clone()].iter().zip(rounded.rows_mut());
+            rows.for_each(|(&slot, row)| simd::round(self.group.isa, self.x_of(slot), row));
+        });
+    }
+
+    /// Calls `task` for each item, which have `len` numbers in all.
+    fn each<T: Send>(&self, pool: &mut Pool, len: usize, items: Vec<T>, task: impl Fn(T) + Sync) {
+        if len <= ROUND_ALONE { items.into_iter().for_each(task) } else { pool.each(items, task) }
+    }
+
+    fn has_one_row(&self) -> bool {
+        self.x.len() == self.k
+    }
+
     /// Multiplies experts with few slots each, all in one job.
-    fn few(&self, pool: &mut Pool, threads: usize, experts: &[&(usize, Range<usize>)], rounded: &mut Vec<Activations>) {
-        let k = self.k;
-        rounded.resize_with(rounded.len().max(experts.len()), Activations::default);
-        let x = |slots: &Range<usize>| &self.x[slots.start * k..slots.end * k];
-        if self.ops.iter().any(|op| simd::wants_rounded(op.matrix().format)) {
-            let each = experts.iter().zip(rounded.iter_mut());
-            pool.each(each.collect(), |((_, slots), rounded)| {
-                rounded.reserve(slots.len(), k);
-                let rows = x(slots).chunks_exact(k).zip(rounded.rows_mut());
-                rows.for_each(|(x, row)| simd::round(self.isa, x, row));
-            });
+    fn few(&self, pool: &mut Pool, experts: &[&Used], x: &mut Vec<f32>, rounded: &mut Vec<Activations>) {
+        if experts.is_empty() {
+            return;
         }
-        // The columns of all ops of the first expert, then those of the second, …
-        let n_ops = self.ops.len();
-        let widths: Vec<usize> = experts.iter().flat_map(|_| self.widths).copied().collect();
-        let tasks = one_row_tasks(&widths, threads);
+        let mut formats = self.ops.iter().flat_map(|op| &op.matrices).map(|matrix| matrix.format);
+        let x: &[f32] = if formats.all(simd::wants_rounded) { &[] } else { self.gather(pool, self.slots, x) };
+        self.round(pool, experts, rounded);
+        // What is made with the first expert, then with the second, …
+        let n_each = self.widths.len();
+        let widths: Vec<usize> = experts.iter().flat_map(|_| &self.widths).copied().collect();
+        let tasks = one_row_tasks(&widths, self.threads);
         pool.run(tasks.len(), &|i, scratch| {
             for (which, columns) in &tasks[i] {
-                let (e, op) = (which / n_ops, which % n_ops);
+                let e = which / n_each;
                 let (expert, slots) = experts[e];
-                let (matrix, bias) = self.weights(op, *expert);
-                let input = Input { x: x(slots), rounded: &rounded[e] };
-                // SAFETY: a column of an expert's slots is in one task only.
-                let mut y =
-                    unsafe { self.parts.columns_of_rows(op, &self.slots.order[slots.clone()], columns.clone()) };
-                simd::matvec(self.isa, &matrix, bias, input, &mut y, scratch);
+                let x = x.get(slots.start * self.k..slots.end * self.k).unwrap_or_default();
+                let input = Input { x, rounded: &rounded[if self.has_one_row() { 0 } else { e }] };
+                self.make(which % n_each, columns, *expert, slots, &mut |matrix, bias, y| {
+                    simd::matvec(self.group.isa, matrix, bias, input, y, scratch);
+                });
             }
         });
     }
 
     /// Multiplies an expert with many slots.
-    fn many(&self, pool: &mut Pool, threads: usize, expert: usize, slots: &Range<usize>, packed: &mut gemm::Packed) {
-        packed.fill(self.isa, pool, &self.x[slots.start * self.k..slots.end * self.k], self.k);
-        let tasks = even_tasks_for(self.isa, self.widths, threads);
+    fn many(&self, pool: &mut Pool, (expert, slots): &Used, x: &mut Vec<f32>, packed: &mut gemm::Packed) {
+        let isa = self.group.isa;
+        let x = self.gather(pool, &self.slots[slots.clone()], x);
+        packed.fill(isa, pool, x, self.k);
+        let tasks = even_tasks_for(isa, &self.widths, self.threads);
         pool.run(tasks.len(), &|i, scratch| {
-            for (op, columns) in &tasks[i] {
-                let (matrix, bias) = self.weights(*op, expert);
-                // SAFETY: a column of the expert's slots is in one task only.
-                let mut y =
-                    unsafe { self.parts.columns_of_rows(*op, &self.slots.order[slots.clone()], columns.clone()) };
-                gemm::multiply(self.isa, &matrix, bias, packed, &mut y, scratch);
+            for (which, columns) in &tasks[i] {
+                self.make(*which, columns, *expert, slots, &mut |matrix, bias, y| {
+                    gemm::multiply(isa, matrix, bias, packed, y, scratch);
+                });
             }
         });
     }
 
-    /// The matrix and the bias that an op has for an expert.
-    fn weights(&self, op: usize, expert: usize) -> (crate::quant::Weight, Option<&[f32]>) {
-        let rows = expert * self.widths[op]..(expert + 1) * self.widths[op];
-        let bias = self.ops[op].vector.as_deref().map(|bias| &bias[rows.clone()]);
-        (self.ops[op].matrix().rows(rows), bias)
+    /// Makes columns of the slots of an expert.
+    fn make(
+        &self,
+        which: usize,
+        columns: &Range<usize>,
+        expert: usize,
+        slots: &Range<usize>,
+        multiply: &mut dyn FnMut(&Weight, Option<&[f32]>, &mut Columns<'a>),
+    ) {
+        let rows = &self.slots[slots.clone()];
+        // SAFETY: a column of an expert's slots is in one task only.
+        let part = |i| unsafe { self.parts.columns_of_rows(i, rows, columns.clone()) };
+        self.group.make(which, &part, &mut |op, y| {
+            let (matrix, bias) = self.ops[op].expert(expert);
+            multiply(matrix, bias, y);
+        });
     }
 }

@@ -11,10 +11,10 @@ use super::values::Values;
 use super::{CpuProgram, Kv, OpWeights};
 use super::{attention, experts};
 use crate::backend::Step;
-use crate::graph::{Graph, Op, ValueId, WeightRef};
+use crate::graph::{Graph, Op, ValueId};
 
-/// Numbers of activations that one thread rounds sooner than two: some microseconds.
-const ROUND_ALONE: usize = 16 * 1024;
+/// Numbers of activations that one thread rounds or copies sooner than two: some microseconds.
+pub(super) const ROUND_ALONE: usize = 16 * 1024;
 /// The shares of a thread, as parts of a whole, from the first to the last: long ones, through which memory streams, and
 /// then short ones, so that threads finish together.
 const SHARES: [usize; 4] = [2, 4, 8, 8];
@@ -63,9 +63,9 @@ impl Fast {
 /// Scratch numbers that a task needs at most.
 pub(super) fn scratch_len(graph: &Graph, isa: Isa) -> usize {
     let needs = graph.ops.iter().map(|op| match op {
-        Op::MatMul { weight: WeightRef { shape: [_, k], .. }, .. }
-        | Op::ExpertMatMul { weight: WeightRef { shape: [_, k], .. }, .. } => {
-            simd::matvec_scratch_len(*k).max(gemm::scratch_len(isa, *k))
+        Op::MatMul { .. } | Op::ExpertMatMul { .. } => {
+            let k = op.weights()[0].shape[1];
+            simd::matvec_scratch_len(k).max(gemm::scratch_len(isa, k))
         }
         Op::Attention { spec, .. } => simd::attention::scratch_len(isa, spec),
         _ => 0,
@@ -87,8 +87,15 @@ pub(super) fn groups(graph: &Graph) -> Vec<Vec<usize>> {
             Op::ExpertMatMul { x, .. } => *experts_of_input[x.index()].get_or_insert(groups.len()),
             Op::Gated { gate: a, up: b, .. } | Op::Add { a, b } => {
                 let last = group_of[a.index()].max(group_of[b.index()]);
-                let joins = |&p: &usize| is_product(graph, p) && (p == a.index() || p == b.index());
-                if groups[last].iter().all(joins) { last } else { groups.len() }
+                let joins = |&p: &usize| is_product(&graph.ops[p]) && (p == a.index() || p == b.index());
+                if groups[last].iter().all(joins) {
+                    // What is behind products is the last of its group.
+                    let input = graph.ops[groups[last][0]].inputs()[0].index();
+                    (group_of_input[input], experts_of_input[input]) = (None, None);
+                    last
+                } else {
+                    groups.len()
+                }
             }
             _ => groups.len(),
         };
@@ -101,17 +108,20 @@ pub(super) fn groups(graph: &Graph) -> Vec<Vec<usize>> {
     groups
 }
 
-fn is_product(graph: &Graph, i: usize) -> bool {
-    matches!(graph.ops[i], Op::MatMul { .. })
+fn is_product(op: &Op) -> bool {
+    matches!(op, Op::MatMul { .. } | Op::ExpertMatMul { .. })
 }
 
 /// The widths of what a group's tasks are made of.
 fn widths(graph: &Graph, group: &[usize]) -> Vec<usize> {
-    let width = |&i: &usize| graph.values[i].width;
-    match group.iter().find(|&&i| !is_product(graph, i)) {
-        Some(last) => vec![width(last)],
-        None => group.iter().map(width).collect(),
-    }
+    let (products, behind) = split(graph, group);
+    behind.map_or(products, std::slice::from_ref).iter().map(|&i| graph.values[i].width).collect()
+}
+
+/// The products of a group, and the op behind them.
+pub(super) fn split<'a>(graph: &Graph, group: &'a [usize]) -> (&'a [usize], Option<&'a usize>) {
+    let n = group.iter().take_while(|&&i| is_product(&graph.ops[i])).count();
+    (&group[..n], group.get(n))
 }
 
 /// What each task gets of a whole: for each of the threads a share of each size.
@@ -175,8 +185,7 @@ impl CpuProgram {
         let k = weight.shape[1];
         let mut buffers: Vec<Vec<f32>> = group.iter().map(|&i| values.take(ValueId(i as u32))).collect();
         let x = values.get(*input);
-        let n_products = group.iter().take_while(|&&i| is_product(graph, i)).count();
-        let (products, behind) = group.split_at(n_products);
+        let (products, behind) = split(graph, group);
         let n_rows = x.len() / k;
         let by_panel = n_rows >= GEMM_ROWS;
         if by_panel {
@@ -196,27 +205,19 @@ impl CpuProgram {
             &of_one_row[g]
         };
         let ops: Vec<&OpWeights> = products.iter().map(|&i| &weights[i]).collect();
-        let product = |which: usize, columns: &Range<usize>, scratch: &mut [f32]| {
-            // SAFETY: a column is in one task only.
-            let mut y = unsafe { parts.columns(which, columns.clone()) };
-            let (matrix, bias) = (ops[which].matrix(), ops[which].vector.as_deref());
-            if by_panel {
-                gemm::multiply(isa, matrix, bias, packed, &mut y, scratch);
-            } else {
-                simd::matvec(isa, matrix, bias, input, &mut y, scratch);
-            }
-            y
-        };
+        let group_of = Group { isa, graph, values, products, behind };
         pool.run(tasks.len(), &|i, scratch| {
             for (which, columns) in &tasks[i] {
-                let Some(&last) = behind.first() else {
-                    product(*which, columns, scratch);
-                    continue;
-                };
-                let mut made: Vec<Columns<'_>> = (0..n_products).map(|p| product(p, columns, scratch)).collect();
-                // SAFETY: as above.
-                let mut y = unsafe { parts.columns(n_products, columns.clone()) };
-                one_by_one(isa, graph, values, products, last, &mut made, &mut y);
+                // SAFETY: a column is in one task only.
+                let part = |i| unsafe { parts.columns(i, columns.clone()) };
+                group_of.make(*which, &part, &mut |p, y| {
+                    let (matrix, bias) = (ops[p].matrix(), ops[p].vector.as_deref());
+                    if by_panel {
+                        gemm::multiply(isa, matrix, bias, packed, y, scratch);
+                    } else {
+                        simd::matvec(isa, matrix, bias, input, y, scratch);
+                    }
+                });
             }
         });
         for (buffer, &i) in buffers.into_iter().zip(group) {
@@ -241,31 +242,56 @@ impl CpuProgram {
     }
 }
 
-/// Runs op `last` on columns of the `products`, which are `made`, and of what was there before.
-fn one_by_one(
-    isa: Isa,
-    graph: &Graph,
-    values: &Values,
-    products: &[usize],
-    last: usize,
-    made: &mut [Columns<'_>],
-    y: &mut Columns<'_>,
-) {
-    let width = graph.values[last].width;
-    let (columns, [a, b]) = (y.range(), inputs(&graph.ops[last]));
-    let (mut a_made, mut b_made) = (None, None);
-    for (made, &p) in made.iter_mut().zip(products) {
-        let to = if p == a.index() { &mut a_made } else { &mut b_made };
-        *to = Some(made);
+/// Products that run together, and perhaps an op behind them that takes their numbers one by one.
+pub(super) struct Group<'a> {
+    pub(super) isa: Isa,
+    pub(super) graph: &'a Graph,
+    pub(super) values: &'a Values,
+    pub(super) products: &'a [usize],
+    pub(super) behind: Option<&'a usize>,
+}
+
+impl Group<'_> {
+    /// Makes some columns of product `which`; or, where there is an op behind, of it and of all products. `part(i)` are those of the
+    /// group's op i, and `product(i, part)` writes them.
+    pub(super) fn make<'p>(
+        &self,
+        which: usize,
+        part: &dyn Fn(usize) -> Columns<'p>,
+        product: &mut dyn FnMut(usize, &mut Columns<'p>),
+    ) {
+        let mut make = |i| {
+            let mut y = part(i);
+            product(i, &mut y);
+            y
+        };
+        match self.behind {
+            None => drop(make(which)),
+            Some(&last) => {
+                let mut made: Vec<Columns<'_>> = (0..self.products.len()).map(make).collect();
+                let mut y = part(made.len());
+                self.one_by_one(&self.graph.ops[last], &mut made, &mut y);
+            }
+        }
     }
-    for t in 0..y.n_rows() {
-        let before = |id| &values.get(id)[t * width..][columns.clone()];
-        let a = a_made.as_mut().map_or_else(|| before(a), |made| made.row(t));
-        let b = b_made.as_mut().map_or_else(|| before(b), |made| made.row(t));
-        match &graph.ops[last] {
-            Op::Gated { act, .. } => elementwise::gated(isa, *act, a, b, y.row(t)),
-            Op::Add { .. } => elementwise::add(isa, a, b, y.row(t)),
-            op => unreachable!("{op:?} is in no group"),
+
+    /// Runs an op on columns of the products, which are `made`, and of what was there before.
+    fn one_by_one(&self, op: &Op, made: &mut [Columns<'_>], y: &mut Columns<'_>) {
+        let [a, b] = inputs(op);
+        let (mut a_made, mut b_made) = (None, None);
+        for (made, &p) in made.iter_mut().zip(self.products) {
+            let to = if p == a.index() { &mut a_made } else { &mut b_made };
+            *to = Some(made);
+        }
+        for t in 0..y.n_rows() {
+            let before = |id| y.row_of(self.values.get(id), t);
+            let a = a_made.as_mut().map_or_else(|| before(a), |made| made.row(t));
+            let b = b_made.as_mut().map_or_else(|| before(b), |made| made.row(t));
+            match op {
+                Op::Gated { act, .. } => elementwise::gated(self.isa, *act, a, b, y.row(t)),
+                Op::Add { .. } => elementwise::add(self.isa, a, b, y.row(t)),
+                op => unreachable!("{op:?} is in no group"),
+            }
         }
     }
 }
@@ -298,6 +324,24 @@ fn round(isa: Isa, pool: &mut Pool, x: &[f32], k: usize, rounded: &mut Activatio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::{Activation, GraphBuilder};
+
+    #[test]
+    fn groups_end_with_what_is_behind_their_products() {
+        let g = GraphBuilder::new("test", &|name: &str| match name {
+            "x.weight" | "output.weight" => Some(vec![16, 8]),
+            name if name.ends_with(".weight") => Some(vec![8, 8]),
+            _ => None,
+        });
+        let x = g.embed("x", 16, 8, 1.0);
+        let b = g.block(0);
+        let gated = b.gated(b.matmul("gate", x, 8), b.matmul("up", x, 8), Activation::Silu);
+        let later = [b.matmul("a", x, 8), b.matmul("b", x, 8)];
+        let sum = b.add(gated, b.add(later[0], later[1]));
+        let logits = g.matmul("output", g.output_rows(sum), 16);
+        let graph = g.finish(logits).expect("a graph");
+        assert_eq!(groups(&graph)[1..3], [vec![1, 2, 3], vec![4, 5, 6]]);
+    }
 
     #[test]
     fn tasks_cover_each_column_once_and_shrink() {

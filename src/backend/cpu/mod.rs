@@ -132,6 +132,7 @@ pub fn compile(graph: &Graph, weights: &dyn Weights, limits: Limits, options: Op
     };
     let fast = isa.map(|isa| Fast::new(isa, graph, &groups, threads));
     // A row of a table is nothing to be asked for.
+    // Which experts will be read, nobody knows.
     let matrix = |&i: &usize| matches!(graph.ops[i], Op::MatMul { .. }).then(|| op_weights[i].matrix().bytes.clone());
     let read_ahead = ReadAhead::new(groups.iter().map(|group| group.iter().filter_map(matrix).collect()).collect());
     let pool = Pool::new(threads, scratch_len(graph, &limits, isa)).map_err(|error| Error::Usage {
@@ -187,31 +188,48 @@ enum Kv {
 }
 
 /// What an op reads of the file.
-#[derive(Default)]
 struct OpWeights {
-    /// `[M, K]`, as the file has it.
-    matrix: Option<Weight>,
+    /// `[M, K]`, as the file has it; or one such matrix for each expert.
+    matrices: Vec<Weight>,
     /// A norm's weight or a bias, dequantized.
     vector: Option<Vec<f32>>,
 }
 
 impl OpWeights {
     fn new(op: &Op, weights: &dyn Weights) -> Result<Self> {
-        let vector = |weight: &WeightRef| find(weights, weight).map(|w| Some(w.to_f32()));
-        Ok(match op {
-            Op::Embed { table, .. } => Self { matrix: Some(find(weights, table)?), vector: None },
-            Op::RmsNorm { weight, .. } => Self { matrix: None, vector: vector(weight)? },
-            Op::MatMul { weight, bias, .. } | Op::ExpertMatMul { weight, bias, .. } => {
-                let bias = bias.as_ref().map_or(Ok(None), vector)?;
-                Self { matrix: Some(find(weights, weight)?), vector: bias }
+        let find = |weight: &WeightRef| find(weights, weight);
+        let (matrices, vector) = match op {
+            Op::Embed { table, .. } => (vec![find(table)?], None),
+            Op::RmsNorm { weight, .. } => (vec![], Some(weight)),
+            Op::MatMul { weight, bias, .. } => (vec![find(weight)?], bias.as_ref()),
+            Op::ExpertMatMul { weights, bias, n_expert, .. } => {
+                let mut experts = Vec::with_capacity(*n_expert);
+                for weight in weights {
+                    let stacked = find(weight)?;
+                    let m = stacked.n_rows() * weights.len() / n_expert;
+                    experts.extend((0..stacked.n_rows()).step_by(m).map(|first| stacked.rows(first..first + m)));
+                }
+                (experts, bias.as_ref())
             }
-            Op::Attention { sinks: Some(sinks), .. } => Self { matrix: None, vector: vector(sinks)? },
-            _ => Self::default(),
-        })
+            Op::Route { bias, .. } => (vec![], bias.as_ref()),
+            Op::Attention { sinks, .. } => (vec![], sinks.as_ref()),
+            _ => (vec![], None),
+        };
+        let vector = vector.map(|vector| find(vector).map(|vector| vector.to_f32())).transpose()?;
+        Ok(Self { matrices, vector })
     }
 
+    /// The only matrix.
     fn matrix(&self) -> &Weight {
-        self.matrix.as_ref().expect("compiled with the op's weights")
+        let [matrix] = &self.matrices[..] else { panic!("compiled with one matrix, not {}", self.matrices.len()) };
+        matrix
+    }
+
+    /// The matrix `[M, K]` of an expert, and its bias `[M]`.
+    fn expert(&self, expert: usize) -> (&Weight, Option<&[f32]>) {
+        let matrix = &self.matrices[expert];
+        let bias = self.vector.as_deref().map(|bias| &bias[expert * matrix.n_rows()..][..matrix.n_rows()]);
+        (matrix, bias)
     }
 
     fn vector(&self) -> &[f32] {
@@ -236,7 +254,7 @@ fn find(weights: &dyn Weights, wanted: &WeightRef) -> Result<Weight> {
 fn scratch_len(graph: &Graph, limits: &Limits, isa: Option<Isa>) -> usize {
     let needs = graph.ops.iter().map(|op| match op {
         Op::MatMul { weight, .. } => ops::matmul::PANEL * weight.shape[1],
-        Op::ExpertMatMul { weight, .. } => weight.shape[1],
+        Op::ExpertMatMul { weights, .. } => weights[0].shape[1],
         Op::Attention { .. } => limits.n_ctx,
         _ => 0,
     });
@@ -292,7 +310,7 @@ impl Program for CpuProgram {
 
     fn info(&self) -> Info {
         // Tied embeddings are two ops with one matrix.
-        let matrices = self.weights.iter().filter_map(|w| w.matrix.as_ref());
+        let matrices = self.weights.iter().flat_map(|w| &w.matrices);
         let matrices: HashMap<*const u8, usize> = matrices.map(|m| (m.bytes.as_ptr(), m.bytes.len())).collect();
         let vectors = self.weights.iter().filter_map(|w| w.vector.as_deref()).map(size_of_val);
         let angles = self.angles.iter().map(|a| size_of_val(&a[..]));
@@ -378,23 +396,22 @@ impl CpuProgram {
                 });
             }
             Op::Route { x, gating, scale, .. } => {
-                let (n_expert, x) = (graph.value(*x).width, values.get(*x));
+                let (n_expert, x, bias) = (graph.value(*x).width, values.get(*x), weights.vector.as_deref());
                 pool.chunks(out, width, |t, out, _| {
-                    ops::route::route(&x[t * n_expert..][..n_expert], *gating, *scale, out);
+                    ops::route::route(&x[t * n_expert..][..n_expert], bias, *gating, *scale, out);
                 });
             }
-            Op::ExpertMatMul { x, route, n_expert, n_used, .. } => {
-                let matrix = weights.matrix();
-                let (k, m) = (matrix.row_len(), matrix.n_rows() / n_expert);
+            Op::ExpertMatMul { x, route, n_used, .. } => {
+                let (first, _) = weights.expert(0);
+                let (k, m) = (first.row_len(), first.n_rows());
                 // A row of x serves one expert, or all.
                 let slots_each = n_used * k / graph.value(*x).width;
                 let (x, route) = (values.get(*x), values.get(*route));
                 pool.chunks(out, m, |slot, out, scratch| {
                     let expert = route[slot / n_used * 2 * n_used + slot % n_used] as usize;
-                    let rows = expert * m..(expert + 1) * m;
-                    let bias = weights.vector.as_ref().map(|bias| &bias[rows.clone()]);
+                    let (matrix, bias) = weights.expert(expert);
                     let x = &x[slot / slots_each * k..][..k];
-                    ops::expert_matmul::expert_matmul(&matrix.rows(rows), bias, x, out, scratch);
+                    ops::expert_matmul::expert_matmul(matrix, bias, x, out, scratch);
                 });
             }
             Op::ExpertSum { x, route, n_used } => {
@@ -403,6 +420,10 @@ impl CpuProgram {
                     let weights = &route[(2 * t + 1) * n_used..][..*n_used];
                     ops::expert_sum::expert_sum(&x[t * n_used * width..][..n_used * width], weights, out);
                 });
+            }
+            Op::RowGate { x, gate } => {
+                let (x, gate) = (values.get(*x), values.get(*gate));
+                pool.chunks(out, width, |t, out, _| ops::row_gate::row_gate(&x[t * width..][..width], gate[t], out));
             }
             Op::Gated { gate, up, act } => {
                 let (gate, up) = (values.get(*gate), values.get(*up));

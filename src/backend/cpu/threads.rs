@@ -405,6 +405,11 @@ impl Columns<'_> {
         self.n_rows
     }
 
+    /// The same columns of row t in another matrix of the same shape.
+    pub(crate) fn row_of<'m>(&self, matrix: &'m [f32], t: usize) -> &'m [f32] {
+        &matrix[self.place(t) * self.width..][self.columns.clone()]
+    }
+
     /// These columns of row t.
     #[inline(always)]
     pub(crate) fn row(&mut self, t: usize) -> &mut [f32] {

@@ -14,9 +14,10 @@ use super::tune;
 use crate::graph::{Activation, Gating, WeightRef};
 
 /// A choice of experts.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Route {
     pub x: usize,
+    pub bias: Option<WeightRef>,
     pub n_used: usize,
     pub gating: Gating,
     pub scale: f32,
@@ -75,18 +76,26 @@ impl Lower<'_> {
 
     /// The calls that choose experts, and sort the slots of a step of many rows.
     pub(super) fn route(&self, node: &Route, mode: Mode, calls: &mut Vec<Call>) {
-        let Route { x, n_used, gating, scale, y } = *node;
+        let &Route { x, ref bias, n_used, gating, scale, y } = node;
         let n_expert = self.width(x);
         let constants = vec![
             ("E", n_expert.into()),
             ("USED", n_used.into()),
             ("ALL", u32::from(gating == Gating::All).into()),
+            ("NORMED", u32::from(gating != Gating::Sigmoid).into()),
             ("FACTOR", scale.into()),
             ("WG", tune::ROUTE.into()),
         ];
+        let score = match bias {
+            _ if !gating.is_sigmoid() => "softmax",
+            None => "sigmoid",
+            Some(_) => "biased",
+        };
+        let mut binds = vec![(0, Bind::Tensor(x)), (1, Bind::Tensor(y))];
+        binds.extend(bias.iter().map(|bias| (2, Bind::Vector(vec![bias.clone()]))));
         calls.push(Call {
-            key: KernelKey { kernel: "route", modules: vec![], constants },
-            binds: vec![(0, Bind::Tensor(x)), (1, Bind::Tensor(y))],
+            key: KernelKey { kernel: "route", modules: vec![("score", score)], constants },
+            binds,
             matrix: None,
             grid: Grid::PerRows { x: 1, rows_each: 1 },
         });

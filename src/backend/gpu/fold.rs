@@ -34,7 +34,7 @@ pub(crate) fn fold(fused: &mut Fused) {
     for norm in 0..fused.nodes.len() {
         let Node::RmsNorm { x, runs: 1, residual, y, .. } = fused.nodes[norm] else { continue };
         let is_gone = residual.is_none() && is_read_by_matmuls(fused, y);
-        let width = fused.tensors[y].width;
+        let (x, width) = (x.tensor, fused.tensors[y].width);
         let Some(producer) = producer(fused, x) else { continue };
         // Others that read picked rows would find none.
         if producer_of(fused, x) != Some(producer) && readers(fused, x).count() != 1 {

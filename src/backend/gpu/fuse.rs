@@ -48,7 +48,7 @@ pub(crate) enum Node {
     },
     /// `runs` norms a row, each over `weight`'s length.
     RmsNorm {
-        x: usize,
+        x: View,
         weight: WeightRef,
         eps: f32,
         runs: usize,
@@ -96,6 +96,12 @@ pub(crate) enum Node {
         y: usize,
     },
     Route(Route),
+    RowGate {
+        x: usize,
+        gate: usize,
+        residual: Option<usize>,
+        y: usize,
+    },
     ExpertMatMul(ExpertMatMul),
     ExpertSum(ExpertSum),
     Add {
@@ -124,7 +130,7 @@ impl Node {
     pub(crate) fn tensors(&self) -> (Vec<usize>, Option<usize>) {
         match self {
             Node::Embed { y, .. } => (vec![], Some(*y)),
-            Node::RmsNorm { x, residual, y, .. } => (std::iter::once(*x).chain(*residual).collect(), Some(*y)),
+            Node::RmsNorm { x, residual, y, .. } => (std::iter::once(x.tensor).chain(*residual).collect(), Some(*y)),
             Node::MatMul { x, epilogue: Epilogue::Add(r), y, .. } => (vec![*x, *r], Some(*y)),
             Node::MatMul { x, y, .. } | Node::Rope { x, y, .. } => (vec![*x], Some(*y)),
             Node::OutputRows { x, y }
@@ -132,6 +138,7 @@ impl Node {
             | Node::Softcap { x, y, .. }
             | Node::Route(Route { x, y, .. }) => (vec![*x], Some(*y)),
             Node::ExpertMatMul(ExpertMatMul { x, route, y, .. }) => (vec![*x, *route], Some(*y)),
+            Node::RowGate { x, gate, residual, y } => ([*x, *gate].into_iter().chain(*residual).collect(), Some(*y)),
             Node::ExpertSum(ExpertSum { x, route, residual, y, .. }) => {
                 ([*x, *route].into_iter().chain(*residual).collect(), Some(*y))
             }
@@ -191,7 +198,10 @@ enum Role {
 #[derive(Debug, Clone)]
 struct Heads {
     matmuls: [ValueId; 3],
+    /// Of each head.
     norms: Option<([WeightRef; 2], f32)>,
+    /// The norms of all of q and of all of k (OLMo 2), which are nodes of their own.
+    row_norms: Option<[ValueId; 2]>,
     rope: usize,
     /// The value that attention reads.
     q: ValueId,
@@ -250,14 +260,18 @@ impl<'a> Fuser<'a> {
         if q_chain.rope != k_chain.rope {
             return;
         }
-        let norms = match (&q_chain.norm, &k_chain.norm) {
-            (None, None) => None,
-            (Some((q, q_eps)), Some((k, k_eps))) if q_eps == k_eps => Some(([q.clone(), k.clone()], *q_eps)),
+        let (mut norms, mut row_norms) = (None, None);
+        match (q_chain.norm, k_chain.norm) {
+            (None, None) => {}
+            (Some(HeadNorm { weight: q, eps, .. }), Some(HeadNorm { weight: k, eps: k_eps, .. }))
+                if [q, k].iter().all(|w| w.shape[1] == spec.head_dim) && eps == k_eps =>
+            {
+                norms = Some(([q.clone(), k.clone()], eps));
+            }
+            (Some(q), Some(k)) if [q, k].iter().all(|norm| norm.weight.shape[1] == self.graph.value(norm.id).width) => {
+                row_norms = Some([q.id, k.id]);
+            }
             _ => return,
-        };
-        // Norms over whole rows (OLMo 2's) are not the kernel's business.
-        if norms.iter().flat_map(|(weights, _)| weights).any(|weight| weight.shape[1] != spec.head_dim) {
-            return;
         }
         // rope_kv binds q, k, v, rows, angles, y, keys, values, and the norms' weights.
         if self.max_bindings < 8 + usize::from(norms.is_some()) || !spec.head_dim.is_multiple_of(4) {
@@ -267,11 +281,12 @@ impl<'a> Fuser<'a> {
             self.roles[id.index()] = Role::Absorbed;
         }
         let matmuls = [q_chain.matmul, k_chain.matmul, v];
-        self.roles[store.index()] = Role::Heads(Box::new(Heads { matmuls, norms, rope: q_chain.rope, q, spec }));
+        let rope = q_chain.rope;
+        self.roles[store.index()] = Role::Heads(Box::new(Heads { matmuls, norms, row_norms, rope, q, spec }));
     }
 
     /// rope ← (norm ←) matmul, from the end.
-    fn head_chain(&self, end: ValueId) -> Option<HeadChain> {
+    fn head_chain(&self, end: ValueId) -> Option<HeadChain<'a>> {
         let Some(Op::Rope { x, rope, .. }) = self.private(end) else { return None };
         let mut absorbed = vec![end, *x];
         match self.private(*x)? {
@@ -279,7 +294,8 @@ impl<'a> Fuser<'a> {
             Op::RmsNorm { x: y, weight, eps } => {
                 absorbed.push(*y);
                 let Op::MatMul { .. } = self.private(*y)? else { return None };
-                Some(HeadChain { matmul: *y, norm: Some((weight.clone(), *eps)), rope: *rope, absorbed })
+                let norm = HeadNorm { id: *x, weight, eps: *eps };
+                Some(HeadChain { matmul: *y, norm: Some(norm), rope: *rope, absorbed })
             }
             _ => None,
         }
@@ -300,12 +316,13 @@ impl<'a> Fuser<'a> {
             self.roles[id.index()] = Role::GatedMatMul;
         }
         if let (
-            Some(Op::ExpertMatMul { x: gate_x, route: gate_r, weight: gate_w, bias: gate_b, .. }),
-            Some(Op::ExpertMatMul { x: up_x, route: up_r, weight: up_w, bias: up_b, .. }),
+            Some(Op::ExpertMatMul { x: gate_x, route: gate_r, weights: gate_w, bias: gate_b, .. }),
+            Some(Op::ExpertMatMul { x: up_x, route: up_r, weights: up_w, bias: up_b, .. }),
         ) = (self.private(gate), self.private(up))
             && (gate_x, gate_r) == (up_x, up_r)
             && gate_b.is_some() == up_b.is_some()
-            && (self.same_format)(gate_w, up_w)
+            && gate_w.len() == up_w.len()
+            && (self.same_format)(&gate_w[0], &up_w[0])
         {
             self.roles[gate.index()] = Role::Absorbed;
             self.roles[up.index()] = Role::Absorbed;
@@ -317,7 +334,7 @@ impl<'a> Fuser<'a> {
         for (residual, of) in [(a, b), (b, a)] {
             let width = self.graph.value(of).width;
             let absorbs = match self.private(of) {
-                Some(Op::MatMul { .. } | Op::ExpertSum { .. }) => true,
+                Some(Op::MatMul { .. } | Op::ExpertSum { .. } | Op::RowGate { .. }) => true,
                 Some(Op::RmsNorm { weight, .. }) => weight.shape[1] == width,
                 _ => false,
             };
@@ -345,12 +362,17 @@ impl<'a> Fuser<'a> {
         self.fused
     }
 
+    /// Where a value lies.
+    fn place(&self, id: ValueId) -> View {
+        self.places[id.index()].unwrap_or_else(|| panic!("no place for `{}`", self.graph.value(id).name))
+    }
+
     /// The tensor of a value that is a tensor of its own.
     fn at(&self, id: ValueId) -> usize {
-        match self.places[id.index()] {
-            Some(View { tensor, offset: 0 }) => tensor,
-            place => panic!("`{}` lies at {place:?}, not in a tensor of its own", self.graph.value(id).name),
-        }
+        let View { tensor, offset } = self.place(id);
+        let name = &self.graph.value(id).name;
+        assert_eq!(offset, 0, "`{name}` lies in a tensor with others");
+        tensor
     }
 
     /// A new tensor for the value `id`.
@@ -369,7 +391,7 @@ impl<'a> Fuser<'a> {
             }
             Op::RmsNorm { x, weight, eps } => {
                 let runs = self.graph.value(*x).width / weight.shape[1];
-                let (x, weight) = (self.at(*x), weight.clone());
+                let (x, weight) = (self.place(*x), weight.clone());
                 Node::RmsNorm { x, weight, eps: *eps, runs, residual: None, y: self.make(id) }
             }
             Op::MatMul { x, weight, bias } => {
@@ -386,13 +408,16 @@ impl<'a> Fuser<'a> {
             Op::Gated { gate, up, act } => {
                 Node::Gated { gate: self.at(*gate), up: self.at(*up), act: *act, y: self.make(id) }
             }
-            Op::Route { x, n_used, gating, scale } => {
-                let (x, n_used) = (self.at(*x), *n_used);
-                Node::Route(Route { x, n_used, gating: *gating, scale: *scale, y: self.make(id) })
+            Op::Route { x, bias, n_used, gating, scale } => {
+                let (x, bias, n_used) = (self.at(*x), bias.clone(), *n_used);
+                Node::Route(Route { x, bias, n_used, gating: *gating, scale: *scale, y: self.make(id) })
             }
-            Op::ExpertMatMul { weight, bias, .. } => {
-                let (matrix, bias) = (MatrixRef::single(weight), bias.iter().cloned().collect());
-                self.expert_matmul(id, op, matrix, bias, None)
+            Op::RowGate { x, gate } => {
+                Node::RowGate { x: self.at(*x), gate: self.at(*gate), residual: None, y: self.make(id) }
+            }
+            Op::ExpertMatMul { weights, bias, .. } => {
+                let matrix = MatrixRef { weights: weights.clone(), order: Order::Stacked };
+                self.expert_matmul(id, op, matrix, bias.iter().cloned().collect(), None)
             }
             Op::ExpertSum { x, route, n_used } => {
                 let (x, route, n_used) = (self.at(*x), self.at(*route), *n_used);
@@ -426,8 +451,12 @@ impl<'a> Fuser<'a> {
             left = rest;
             self.stack(x, &stack);
         }
-        let place = |id: ValueId| self.places[id.index()].unwrap_or_else(|| panic!("no place for {id:?}"));
-        let [q, k, v] = heads.matmuls.map(place);
+        // Norms of rows read their part of the stack.
+        let norms = heads.row_norms.into_iter().flatten();
+        norms.for_each(|norm| self.alone(norm, &self.graph.ops[norm.index()]));
+        let [q, k, v] = heads.matmuls;
+        let [q_norm, k_norm] = heads.row_norms.unwrap_or([q, k]);
+        let [q, k, v] = [q_norm, k_norm, v].map(|id| self.place(id));
         let (norms, rope, spec) = (heads.norms.clone(), heads.rope, heads.spec);
         let y = self.make(heads.q);
         self.fused.nodes.push(Node::RopeKv { q, k, v, norms, rope, spec, y });
@@ -454,7 +483,7 @@ impl<'a> Fuser<'a> {
     fn gated_matmul(&mut self, id: ValueId, op: &Op) {
         let Op::Gated { gate, up, act } = op else { panic!("{op:?} is not gated") };
         let ((x, gate, _), (_, up, _)) = (self.matmul(*gate), self.matmul(*up));
-        let matrix = MatrixRef { weights: vec![gate.clone(), up.clone()], order: Order::Interleaved };
+        let matrix = MatrixRef { weights: vec![gate.clone(), up.clone()], order: Order::Pairs };
         let x = self.at(x);
         let y = self.make(id);
         self.fused.nodes.push(Node::MatMul { x, matrix, bias: vec![], epilogue: Epilogue::Gated(*act), y });
@@ -476,15 +505,15 @@ impl<'a> Fuser<'a> {
 
     fn gated_experts(&mut self, id: ValueId, op: &Op) {
         let Op::Gated { gate, up, act } = op else { panic!("{op:?} is not gated") };
-        let ops = [gate, up].map(|id| &self.graph.ops[id.index()]);
-        let weights = ops.iter().map(|op| op.weights());
-        let (mut matrices, mut bias) = (Vec::new(), Vec::new());
-        for of in weights {
-            matrices.push(of[0].clone());
-            bias.extend(of.get(1).copied().cloned());
-        }
-        let matrix = MatrixRef { weights: matrices, order: Order::Interleaved };
-        let node = self.expert_matmul(id, ops[0], matrix, bias, Some(*act));
+        let [(gate, gates, gate_bias), (_, ups, up_bias)] = [gate, up].map(|id| {
+            let op = &self.graph.ops[id.index()];
+            let Op::ExpertMatMul { weights, bias, .. } = op else { panic!("{op:?} has no experts") };
+            (op, weights, bias)
+        });
+        let weights = gates.iter().zip(ups).flat_map(|(gate, up)| [gate.clone(), up.clone()]).collect();
+        let bias = gate_bias.iter().chain(up_bias).cloned().collect();
+        let matrix = MatrixRef { weights, order: Order::Pairs };
+        let node = self.expert_matmul(id, gate, matrix, bias, Some(*act));
         self.fused.nodes.push(node);
     }
 
@@ -496,12 +525,16 @@ impl<'a> Fuser<'a> {
                 Node::MatMul { x, matrix, bias, epilogue: Epilogue::Add(residual), y: self.make(id) }
             }
             Op::RmsNorm { x, weight, eps } => {
-                let (x, weight) = (self.at(*x), weight.clone());
+                let (x, weight) = (self.place(*x), weight.clone());
                 Node::RmsNorm { x, weight, eps: *eps, runs: 1, residual: Some(residual), y: self.make(id) }
             }
             Op::ExpertSum { x, route, n_used } => {
                 let (x, route, n_used) = (self.at(*x), self.at(*route), *n_used);
                 Node::ExpertSum(ExpertSum { x, route, n_used, residual: Some(residual), y: self.make(id) })
+            }
+            Op::RowGate { x, gate } => {
+                let (x, gate) = (self.at(*x), self.at(*gate));
+                Node::RowGate { x, gate, residual: Some(residual), y: self.make(id) }
             }
             op => panic!("{op:?} takes no residual"),
         };
@@ -509,9 +542,16 @@ impl<'a> Fuser<'a> {
     }
 }
 
-struct HeadChain {
+struct HeadChain<'a> {
     matmul: ValueId,
-    norm: Option<(WeightRef, f32)>,
+    norm: Option<HeadNorm<'a>>,
     rope: usize,
     absorbed: Vec<ValueId>,
+}
+
+#[derive(Clone, Copy)]
+struct HeadNorm<'a> {
+    id: ValueId,
+    weight: &'a WeightRef,
+    eps: f32,
 }

@@ -177,6 +177,12 @@ impl Lower<'_> {
                 calls.push(self.elementwise("gated", modules, vec![], &[*gate, *up], None, *y));
             }
             Node::Route(node) => self.route(node, mode, calls),
+            Node::RowGate { x, gate, residual, y } => {
+                let mut call = self.elementwise("row_gate", vec![], vec![], &[*x, *gate], None, *y);
+                call.key.modules.push(("residual", if residual.is_some() { "add" } else { "none" }));
+                call.binds.extend(residual.map(|r| (3, Bind::Tensor(r))));
+                calls.push(call);
+            }
             Node::ExpertMatMul(node) => self.expert_matmul(node, mode, calls),
             Node::ExpertSum(node) => calls.push(self.expert_sum(node, None)),
             Node::Add { a, b, y } => calls.push(self.elementwise("add", vec![], vec![], &[*a, *b], None, *y)),
@@ -324,14 +330,20 @@ impl Lower<'_> {
         }
     }
 
-    fn rms_norm(&self, x: usize, weight: &WeightRef, eps: f32, runs: usize, residual: Option<usize>, y: usize) -> Call {
+    fn rms_norm(&self, x: View, weight: &WeightRef, eps: f32, runs: usize, residual: Option<usize>, y: usize) -> Call {
         let width = weight.shape[1];
         let wg = tune::reduction(self.caps, width);
         let mut modules = vec![("residual", if residual.is_some() { "add" } else { "none" })];
-        let mut constants = vec![("D", width.into()), ("EPS", eps.into()), ("WG", wg.into())];
+        let mut constants = vec![
+            ("D", width.into()),
+            ("X_STRIDE", self.width(x.tensor).into()),
+            ("X_OFFSET", x.offset.into()),
+            ("EPS", eps.into()),
+            ("WG", wg.into()),
+        ];
         self.reduce(&mut modules, &mut constants);
         let vector = Bind::Vector(vec![weight.clone()]);
-        let mut binds = vec![(0, Bind::Tensor(x)), (1, vector), (2, Bind::Tensor(y))];
+        let mut binds = vec![(0, Bind::Tensor(x.tensor)), (1, vector), (2, Bind::Tensor(y))];
         binds.extend(residual.map(|r| (3, Bind::Tensor(r))));
         let key = KernelKey { kernel: "rms_norm", modules, constants };
         Call { key, binds, matrix: None, grid: Grid::PerRows { x: runs as u32, rows_each: 1 } }

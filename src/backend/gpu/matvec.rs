@@ -60,7 +60,7 @@ impl Lower<'_> {
             Node::OutputRows { .. } if fused.is_direct => {}
             Node::RmsNorm { .. } if fused.fold_of(i).is_some_and(|fold| fold.is_gone) => {}
             Node::RmsNorm { x, weight, residual: Some(residual), y, .. } if fused.fold_of(i).is_some() => {
-                calls.push(self.norm_add(i, *x, weight, *residual, *y));
+                calls.push(self.norm_add(i, x.tensor, weight, *residual, *y));
             }
             Node::Embed { table, scale, y } => self.embed(table, *scale, *y, after, calls),
             Node::ExpertMatMul(node) => self.expert_matmul(node, Mode::One, calls),

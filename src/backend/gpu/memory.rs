@@ -33,8 +33,8 @@ pub(crate) struct Region {
 pub(crate) enum Order {
     /// All rows of the first, then all of the second, …
     Stacked,
-    /// Row 0 of each, then row 1 of each, …
-    Interleaved,
+    /// Row 0 of the first and of the second, then row 1 of both, …; then those of the third and the fourth, …
+    Pairs,
 }
 
 /// A matrix on the device, out of one weight or several of one format and row length.
@@ -207,8 +207,18 @@ impl Plan<'_> {
     }
 
     fn matrix(&mut self, source: &dyn Weights, matrix: &MatrixRef) -> Result<Matrix> {
-        let name = &matrix.weights[0].name;
-        let format = source.weight(name).ok_or_else(|| Error::MissingTensor { tensor: name.clone() })?.format;
+        let format_of = |weight: &WeightRef| {
+            let found = source.weight(&weight.name).map(|weight| weight.format);
+            found.ok_or_else(|| Error::MissingTensor { tensor: weight.name.clone() })
+        };
+        let format = format_of(&matrix.weights[0])?;
+        for weight in &matrix.weights {
+            let found = format_of(weight)?;
+            if found != format {
+                let what = format!("`{}` is {format}, and `{}` {found}", matrix.weights[0].name, weight.name);
+                return Err(Error::Gpu { adapter: self.adapter.into(), what });
+            }
+        }
         let row_len = matrix.row_len();
         if !row_len.is_multiple_of(GROUP) || !row_len.is_multiple_of(format.block_len) {
             let what = format!("`{}` has rows of {row_len}, not a multiple of {GROUP}", matrix.weights[0].name);

@@ -13,6 +13,7 @@ use super::KvFormat;
 use super::attention;
 use super::cost::{Cost, Span};
 use super::device::{Device, DeviceOptions};
+use super::experts::Route;
 use super::fold;
 use super::fuse::{self, Fused};
 use super::inputs::Inputs;
@@ -166,6 +167,7 @@ pub(super) fn used_weights(fused: &Fused) -> (Vec<MatrixRef>, Vec<Vec<WeightRef>
             Node::RmsNorm { weight, .. } => vectors.push(vec![weight.clone()]),
             Node::RopeKv { norms: Some((weights, _)), .. } => vectors.push(weights.to_vec()),
             Node::Attention { sinks: Some(sinks), .. } => vectors.push(vec![sinks.clone()]),
+            Node::Route(Route { bias: Some(bias), .. }) => vectors.push(vec![bias.clone()]),
             _ => {}
         }
     }

@@ -44,7 +44,14 @@ struct Experts {
     n_used: usize,
     gating: Gating,
     bias: bool,
+    /// A bias for the choice.
+    choice_bias: bool,
+    /// One more that all rows use, with a gate for each row.
+    shared: bool,
 }
+
+const QWEN3_EXPERTS: Experts =
+    Experts { n_expert: 128, n_used: 8, gating: Gating::All, bias: false, choice_bias: false, shared: false };
 
 const LLAMA: Specimen = Specimen {
     name: "llama-2-7b",
@@ -127,7 +134,37 @@ pub(crate) static ALL: &[Specimen] = &[
         n_vocab: 151_936,
         rope: RopeKind::Neox,
         head_norm: true,
-        experts: Some(Experts { n_expert: 128, n_used: 8, gating: Gating::All, bias: false }),
+        experts: Some(QWEN3_EXPERTS),
+        ..LLAMA
+    },
+    Specimen {
+        name: "qwen2-57b-a14b",
+        n_embd: 3584,
+        n_ff: 2560,
+        n_head: 28,
+        n_head_kv: 4,
+        n_vocab: 151_936,
+        rope: RopeKind::Neox,
+        qkv_bias: true,
+        experts: Some(Experts { n_expert: 64, shared: true, ..QWEN3_EXPERTS }),
+        ..LLAMA
+    },
+    Specimen {
+        name: "glm-4.5-air",
+        n_ff: 1408,
+        n_head: 96,
+        n_head_kv: 8,
+        n_vocab: 151_552,
+        rope: RopeKind::Neox,
+        qkv_bias: true,
+        experts: Some(Experts { gating: Gating::NormedSigmoid, choice_bias: true, ..QWEN3_EXPERTS }),
+        ..LLAMA
+    },
+    Specimen {
+        name: "experts by sigmoids",
+        n_embd: 2048,
+        n_ff: 1024,
+        experts: Some(Experts { gating: Gating::Sigmoid, ..QWEN3_EXPERTS }),
         ..LLAMA
     },
     Specimen {
@@ -142,7 +179,7 @@ pub(crate) static ALL: &[Specimen] = &[
         act: Activation::SwigluOai,
         window: Some(128),
         sinks: true,
-        experts: Some(Experts { n_expert: 32, n_used: 4, gating: Gating::Used, bias: true }),
+        experts: Some(Experts { n_expert: 32, n_used: 4, gating: Gating::Used, bias: true, ..QWEN3_EXPERTS }),
         ..LLAMA
     },
     Specimen {
@@ -220,8 +257,10 @@ impl Specimen {
         let x = self.add(b, x, b.matmul("attn_output", a, self.n_embd), "post_attention_norm");
 
         let h = b.rms_norm("ffn_norm", x, EPS);
-        let h = self.experts.map_or_else(|| self.ffn(b, h), |experts| self.mixture(b, h, experts));
-        self.add(b, x, h, "post_ffw_norm")
+        let Some(experts) = self.experts else { return self.add(b, x, self.ffn(b, h), "post_ffw_norm") };
+        let shared = experts.shared.then(|| b.row_gate(self.ffn(b, h), b.matmul("ffn_gate_inp_shexp", h, 1)));
+        let x = shared.map_or(x, |y| b.add(x, y));
+        b.add(x, self.mixture(b, h, experts))
     }
 
     fn ffn(&self, b: &Block<'_>, h: Val) -> Val {
@@ -232,9 +271,9 @@ impl Specimen {
     fn mixture(&self, b: &Block<'_>, h: Val, Experts { n_expert, n_used, gating, .. }: Experts) -> Val {
         let route = b.route(b.matmul("ffn_gate_inp", h, n_expert), n_used, gating, 1.0);
         let product = |name: &str, x: Val, m: usize| b.expert_matmul(name, x, route, n_expert, m);
-        let gate = product("ffn_gate_exps", h, self.n_ff);
-        let h = b.gated(gate, product("ffn_up_exps", h, self.n_ff), self.act);
-        b.expert_sum(product("ffn_down_exps", h, self.n_embd), route)
+        let gate = product("ffn_gate", h, self.n_ff);
+        let h = b.gated(gate, product("ffn_up", h, self.n_ff), self.act);
+        b.expert_sum(product("ffn_down", h, self.n_embd), route)
     }
 
     fn add(&self, b: &Block<'_>, x: Val, y: Val, norm: &str) -> Val {
@@ -246,6 +285,9 @@ impl Specimen {
         let (name, kind) = name.rsplit_once('.')?;
         let name = name.rsplit_once('.').map_or(name, |(_, name)| name);
         if let Some(experts) = &self.experts {
+            if name == "exp_probs_b" {
+                return experts.choice_bias.then(|| vec![experts.n_expert]);
+            }
             let shape = match name {
                 "ffn_gate_inp" => Some(vec![experts.n_expert, self.n_embd]),
                 "ffn_gate_exps" | "ffn_up_exps" => Some(vec![experts.n_expert, self.n_ff, self.n_embd]),
@@ -269,6 +311,7 @@ impl Specimen {
             "ffn_down" => (self.n_embd, self.n_ff),
             "attn_q_norm" | "attn_k_norm" => (1, self.head_dim),
             "attn_sinks" => (1, self.n_head),
+            "ffn_gate_inp_shexp" => (1, self.n_embd),
             name if name.ends_with("_norm") => (1, self.n_embd),
             _ => return None,
         };

@@ -150,9 +150,10 @@ impl Rows {
     fn run(&self, row: usize) -> &[u8] {
         let row_bytes = self.row_bytes();
         match self.order {
-            Order::Interleaved => {
-                let n = self.weights.len();
-                &self.weights[row % n].bytes[row / n * row_bytes..][..row_bytes]
+            Order::Pairs => {
+                let of_pair = 2 * self.weights[0].n_rows();
+                let (pair, row) = (row / of_pair, row % of_pair);
+                &self.weights[2 * pair + row % 2].bytes[row / 2 * row_bytes..][..row_bytes]
             }
             Order::Stacked => {
                 let mut row = row;

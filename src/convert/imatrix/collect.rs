@@ -1,7 +1,7 @@
 //! Reads a text with a model, and sums up what goes into its matrices.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::{Entry, Imatrix};
 use crate::backend::cpu::{self, CpuProgram};
@@ -79,8 +79,8 @@ pub fn collect(
 /// A program, and what went into its matrices so far.
 struct Sums {
     program: CpuProgram,
-    /// Matrices, and what goes into them.
-    matrices: BTreeMap<String, Input>,
+    /// Matrices, what goes into them, and which of the sums of that are theirs.
+    matrices: BTreeMap<String, (Input, Range<usize>)>,
     sums: BTreeMap<Input, Sum>,
 }
 
@@ -135,17 +135,21 @@ impl Sums {
     fn new(program: CpuProgram) -> Self {
         let (mut matrices, mut sums) = (BTreeMap::new(), BTreeMap::new());
         for op in &program.graph().ops {
-            let (input, weight, n) = match op {
-                Op::MatMul { x, weight, .. } => (Input { x: *x, route: None }, weight, 1),
-                Op::ExpertMatMul { x, route, weight, n_expert, n_used, .. } => {
-                    (Input { x: *x, route: Some((*route, *n_used)) }, weight, *n_expert)
+            let (input, weights, n) = match op {
+                Op::MatMul { x, weight, .. } => (Input { x: *x, route: None }, std::slice::from_ref(weight), 1),
+                Op::ExpertMatMul { x, route, weights, n_expert, n_used, .. } => {
+                    (Input { x: *x, route: Some((*route, *n_used)) }, &weights[..], *n_expert)
                 }
                 _ => continue,
             };
             // Only rows that are wanted go into the output matrix, and none is.
-            if program.graph().value(input.x).rows == Rows::Step && !matrices.contains_key(&weight.name) {
-                matrices.insert(weight.name.clone(), input);
-                sums.entry(input).or_insert_with(|| Sum::new(n, weight.shape[1]));
+            if program.graph().value(input.x).rows != Rows::Step {
+                continue;
+            }
+            sums.entry(input).or_insert_with(|| Sum::new(n, weights[0].shape[1]));
+            let each = n / weights.len();
+            for (i, weight) in weights.iter().enumerate() {
+                matrices.entry(weight.name.clone()).or_insert((input, i * each..(i + 1) * each));
             }
         }
         Self { program, matrices, sums }
@@ -175,10 +179,12 @@ impl Sums {
     }
 
     fn entries(&self) -> BTreeMap<String, Entry> {
-        let entry = |Sum { squares, counts }: &Sum| {
+        let entry = |(input, range): &(Input, Range<usize>)| {
+            let sum = &self.sums[input];
             let f32s = |numbers: &[f64]| numbers.iter().map(|&x| x as f32).collect();
-            Entry { sums: f32s(squares), counts: f32s(counts) }
+            let squares = &sum.squares[range.start * sum.row_len()..range.end * sum.row_len()];
+            Entry { sums: f32s(squares), counts: f32s(&sum.counts[range.clone()]) }
         };
-        self.matrices.iter().map(|(name, input)| (name.clone(), entry(&self.sums[input]))).collect()
+        self.matrices.iter().map(|(name, place)| (name.clone(), entry(place))).collect()
     }
 }

@@ -1,11 +1,17 @@
 //! What families do with keys and tensors of their own.
 
-use halfbyte::gguf::{Array, Gguf, Value, ValueType};
-use halfbyte::graph::{Gating, Op};
+use std::path::Path;
+use std::sync::Arc;
+
+use halfbyte::backend::cpu;
+use halfbyte::gguf::{Array, Gguf, GgufWriter, Value, ValueType};
+use halfbyte::graph::{self, Gating, Graph, Op, ValueId};
 use halfbyte::model::Model;
+use halfbyte::quant::SharedBytes;
 
 use super::Changed;
-use crate::common;
+use crate::steps::{Sequence, assert_same};
+use crate::{common, golden};
 
 #[test]
 fn sizes_of_experts_that_make_no_sense_are_named() {
@@ -15,8 +21,10 @@ fn sizes_of_experts_that_make_no_sense_are_named() {
         ("llama.expert_used_count", Value::U32(5), "expected 1 to 4, found 5"),
         ("llama.expert_used_count", Value::U32(0), "expected 1 to 4, found 0"),
         ("llama.expert_feed_forward_length", Value::U32(u32::MAX), "found 4294967295"),
-        ("llama.expert_gating_func", Value::U32(2), "expected one of [0, 1, 3] (others are not supported), found 2"),
-        ("llama.expert_shared_feed_forward_length", Value::U32(64), "expected one of [0]"),
+        ("llama.expert_gating_func", Value::U32(4), "expected one of [0, 1, 2, 3] (others are not supported), found 4"),
+        ("llama.expert_group_count", Value::U32(8), "expected one of [0, 1]"),
+        ("llama.expert_shared_count", Value::U32(1025), "expected 1 to 1024, found 1025"),
+        ("llama.leading_dense_block_count", Value::U32(3), "expected 1 to 2, found 3"),
         ("llama.expert_weights_scale", Value::F32(-1.0), "expected a number above 0, found -1"),
     ] {
         let error = mixtral().key(key, value).error();
@@ -30,6 +38,14 @@ fn sizes_of_experts_that_make_no_sense_are_named() {
     assert_eq!(error, "tensor `blk.0.ffn_gate_inp.weight`: expected shape [5, 256], found [4, 256]");
     let error = mixtral().key("llama.expert_feed_forward_length", 128u32).error();
     assert_eq!(error, "tensor `blk.0.ffn_gate_exps.weight`: expected shape [4, 128, 256], found [4, 256, 256]");
+    let error = mixtral().key("llama.expert_shared_feed_forward_length", 64u32).error();
+    assert_eq!(error, "the file has no tensor `blk.0.ffn_gate_shexp.weight`");
+    let error = Changed::new("qwen2moe-f32").key("qwen2moe.expert_shared_feed_forward_length", 64u32).error();
+    assert_eq!(error, "tensor `blk.0.ffn_gate_shexp.weight`: expected shape [64, 64], found [192, 64]");
+    let error = Changed::new("glm4moe-plain").tensor("blk.1.exp_probs_b.bias", &[4], vec![0.0; 4]).error();
+    assert_eq!(error, "tensor `blk.1.exp_probs_b.bias`: expected shape [6], found [4]");
+    let error = Changed::new("glm4moe-f32").key("glm4moe.nextn_predict_layers", 3u32).error();
+    assert!(error.contains("glm4moe.nextn_predict_layers") && error.contains("expected 1 to 2, found 3"), "{error}");
     let error = mixtral().without_tensor("blk.1.ffn_down_exps.weight").error();
     assert_eq!(error, "the file has no tensor `blk.1.ffn_down_exps.weight`");
     let error = mixtral().tensor("blk.0.ffn_up_exps.bias", &[1024], vec![0.0; 1024]).error();
@@ -54,6 +70,66 @@ fn experts_are_routed_as_the_file_says() {
     let changed =
         qwen3moe().key("qwen3moe.expert_gating_func", 3u32).without_key("qwen3moe.expert_feed_forward_length");
     assert_eq!(routes(&changed.model().expect("256 is the width of both")), [(3, Gating::Used, 1.0); 2]);
+    let changed = qwen3moe().key("qwen3moe.expert_gating_func", 2u32);
+    assert_eq!(routes(&changed.model().expect("sigmoids")), [(3, Gating::NormedSigmoid, 1.0); 2]);
+    assert_eq!(routes(&Changed::new("olmoe-f32").model().expect("unchanged")), [(2, Gating::All, 1.0); 2]);
+    let glm = Changed::new("glm4moe-plain").without_key("glm4moe.expert_gating_func").model().expect("sigmoids");
+    assert_eq!(routes(&glm), [(2, Gating::Sigmoid, 1.5)]);
+}
+
+/// The file of a mixture with a tensor for each expert, as early ones have it; without the tensor `missing`.
+fn with_tensors_of_experts(from: &Gguf, missing: &str) -> Gguf {
+    let mut writer = GgufWriter::new();
+    from.metadata().iter().for_each(|(key, value)| _ = writer.set(key, value.clone()));
+    let mut pieces = Vec::new();
+    for tensor in from.tensors() {
+        let bytes = &from.weight(&tensor.name).expect("a known format").expect("it is in the table").bytes;
+        let each = match tensor.name.strip_suffix("_exps.weight") {
+            None => vec![(tensor.name.clone(), &tensor.shape[..], bytes.to_vec())],
+            Some(name) => {
+                let each = bytes.chunks(bytes.len() / tensor.shape[0]).enumerate();
+                each.map(|(e, b)| (format!("{name}.{e}.weight"), &tensor.shape[1..], b.to_vec())).collect()
+            }
+        };
+        for (name, shape, bytes) in each.into_iter().filter(|(name, ..)| name != missing) {
+            writer.tensor(&name, shape, tensor.format_id);
+            pieces.push(bytes);
+        }
+    }
+    let mut stream = writer.start(Vec::new(), Path::new("split")).expect("memory can be written");
+    pieces.iter().for_each(|bytes| stream.write(bytes).expect("memory can be written"));
+    let bytes = stream.finish().expect("memory can be written");
+    Gguf::from_bytes(SharedBytes::new(Arc::new(bytes)), Path::new("split")).expect("a GGUF file")
+}
+
+#[test]
+fn experts_may_have_a_tensor_each() {
+    let stacked = Gguf::open(&common::golden("tiny/mixtral-q8_0.gguf")).expect("a golden file");
+    let split = with_tensors_of_experts(&stacked, "");
+    assert_eq!(split.tensors().len(), stacked.tensors().len() + 2 * 3 * 3, "three more of three kinds in two layers");
+    let logits = |gguf: &Gguf, kernels: cpu::Kernels| {
+        let model = Model::from_gguf(gguf).expect("a mixtral");
+        let options = cpu::Options { kernels, ..Default::default() };
+        let mut program = cpu::compile(&model.graph, &model, golden::limits(64, 64), options).expect("any graph");
+        Sequence::new(64).append(&mut program, &[260; 40], usize::MAX, &[7, 39])
+    };
+    for kernels in [cpu::Kernels::Reference, cpu::Kernels::Fast] {
+        assert_same("split", &logits(&split, kernels), &logits(&stacked, kernels), 0.0);
+    }
+    let missing = "blk.1.ffn_up.3.weight";
+    let error = Model::from_gguf(&with_tensors_of_experts(&stacked, missing)).expect_err("a tensor is missing");
+    assert_eq!(error.to_string(), format!("the file has no tensor `{missing}`"));
+    let text = Model::from_gguf(&split).expect("a mixtral").graph.to_string();
+    let product = "blk.0.ffn_up.0.weight [256, 256] to blk.0.ffn_up.3.weight [256, 256] of 4 experts)";
+    assert!(text.contains(product), "{text}");
+}
+
+#[test]
+fn layers_that_guess_a_token_more_are_left_out() {
+    let graph = Changed::new("glm4moe-f32").model().expect("unchanged").graph;
+    assert_eq!(graph.kv.len(), 2);
+    let mixtures = graph.ops.iter().filter(|op| matches!(op, Op::Route { .. })).count();
+    assert_eq!(mixtures, 1, "the first layer is dense");
 }
 
 /// The window of each layer.
@@ -114,12 +190,21 @@ fn yarn_slows_down_what_turns_slowly() {
     assert_ne!(fast[0].inv_freq, yarn[0].inv_freq);
 }
 
+/// Whether positions turn queries, layer by layer.
+fn turns(graph: &Graph) -> Vec<bool> {
+    let turns = |(_, op, value): (ValueId, &Op, &graph::Value)| match op {
+        Op::Rope { rope, .. } if value.name.contains("attn_q") => {
+            Some(graph.ropes[*rope].inv_freq.iter().any(|&inv_freq| inv_freq != 0.0))
+        }
+        _ => None,
+    };
+    graph.iter().filter_map(turns).collect()
+}
+
 #[test]
 fn every_fourth_layer_of_smollm3_has_no_rope() {
     let graph = Changed::new("smollm3-f32").model().expect("unchanged").graph;
-    let turned = graph.iter().filter(|(_, op, _)| matches!(op, Op::Rope { .. })).map(|(_, _, value)| &value.name[..]);
-    let turned: Vec<&str> = turned.filter(|name| name.contains("attn_q")).collect();
-    assert_eq!(turned, ["blk.0.attn_q.rope", "blk.1.attn_q.rope", "blk.2.attn_q.rope"]);
+    assert_eq!(turns(&graph), [true, true, true, false]);
 }
 
 #[test]
@@ -130,7 +215,7 @@ fn granite_has_factors_of_its_own_and_may_have_no_rope() {
     let Op::Embed { scale, .. } = graph.ops[0] else { panic!("a model begins with tokens") };
     assert_eq!(scale, 3.0 / 0.22);
     let graph = granite().key("granite.rope.scaling.finetuned", false).model().expect("no rope").graph;
-    assert!(graph.ops.iter().all(|op| !matches!(op, Op::Rope { .. })));
+    assert_eq!(turns(&graph), [false; 2]);
     let error = granite().without_key("granite.logit_scale").error();
     assert_eq!(error, "the file has no metadata key `granite.logit_scale`");
 }

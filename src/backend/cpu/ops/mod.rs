@@ -17,5 +17,6 @@ pub(super) mod output_rows;
 pub(super) mod rms_norm;
 pub(super) mod rope;
 pub(super) mod route;
+pub(super) mod row_gate;
 pub(super) mod scale;
 pub(super) mod softcap;

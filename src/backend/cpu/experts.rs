@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::fast::{GEMM_ROWS, even_tasks_for, one_row_tasks};
+use super::fast::{even_tasks_for, one_row_tasks};
 use super::simd::activations::Activations;
 use super::simd::{self, Input, Isa, gemm};
 use super::threads::{Matrix, Parts, Pool};
@@ -93,7 +93,8 @@ impl CpuProgram {
         let mut outs: Vec<Matrix<'_>> =
             outs.map(|(buffer, &width)| Matrix { data: &mut buffer[..n * width], width }).collect();
         let products = Products { isa, ops: &ops, widths: &widths, k: sizes.k, slots, x, parts: Parts::new(&mut outs) };
-        let (few, many): (Vec<_>, Vec<_>) = slots.experts.iter().partition(|(_, slots)| slots.len() < GEMM_ROWS);
+        let are_few = |n_rows| simd::are_few(isa, n_rows, ops.iter().map(|op| op.matrix().format));
+        let (few, many): (Vec<_>, Vec<_>) = slots.experts.iter().partition(|(_, slots)| are_few(slots.len()));
         products.few(pool, threads, &few, rounded);
         for (expert, slots) in many {
             products.many(pool, threads, *expert, slots, &mut fast.packed);

@@ -195,7 +195,7 @@ unsafe fn add_two<F: Unpack>(
 /// `sum` and in each of its lanes the products of two pairs of 16-bit numbers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn multiply_add(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+pub(super) fn multiply_add(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
     // In assembly since the compiler makes two instructions of it.
     // SAFETY: the processor has the instruction.
     unsafe {

@@ -277,10 +277,10 @@ fn a_row_has_the_same_bits_in_any_step_on_any_pages_with_any_number_of_threads()
     }
 }
 
-/// Products with fewer rows than nine have kernels of their own.
+/// Products of few rows have kernels of their own: of up to 32 on x86-64, else of up to 8.
 #[test]
-fn a_row_has_the_same_bits_in_all_steps_of_many_rows() {
-    for name in ["llama-q4_0", "llama-q6_k", "llama-bf16"] {
+fn a_row_has_the_same_bits_in_all_steps_of_a_few_and_in_all_steps_of_many_rows() {
+    for name in ["llama-q4_0", "llama-q4_1", "llama-q6_k", "llama-bf16"] {
         let model = golden::tiny(name);
         let limits = Limits { max_rows: 100, max_outputs: 100, max_seqs: 1, n_ctx: 128, n_pages: 4 };
         let prompt = steps::tokens(100, model.config.n_vocab, 2);
@@ -288,9 +288,20 @@ fn a_row_has_the_same_bits_in_all_steps_of_many_rows() {
         for kernels in fast_kernels() {
             let mut program = compile(&model, limits, kernels);
             let mut logits = |chunk| steps::Sequence::new(128).append(&mut program, &prompt, chunk, &all);
-            let together = logits(100);
-            for chunk in [10, 20, 25, 50] {
-                steps::assert_same(&format!("{name}, {kernels}: steps of {chunk}"), &logits(chunk), &together, 0.0);
+            let mut same = |chunks: &[usize]| {
+                let first = logits(chunks[0]);
+                for &chunk in &chunks[1..] {
+                    let what = format!("{name}, {kernels}: steps of {chunk} and {}", chunks[0]);
+                    steps::assert_same(&what, &logits(chunk), &first, 0.0);
+                }
+            };
+            same(&[2, 4, 5]);
+            match kernels {
+                Kernels::Only(Isa::Avx2 | Isa::Avx512 | Isa::Amx) if name != "llama-bf16" => {
+                    same(&[2, 10, 20, 25]);
+                    same(&[100, 50]);
+                }
+                _ => same(&[100, 10, 20, 25, 50]),
             }
         }
     }

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::fast::{self, GEMM_ROWS, Group, ROUND_ALONE, even_tasks_for, one_row_tasks};
+use super::fast::{self, Group, ROUND_ALONE, even_tasks_for, one_row_tasks};
 use super::simd::activations::Activations;
 use super::simd::{self, Input, gemm};
 use super::threads::{Columns, Matrix, Parts, Pool};
@@ -93,8 +93,9 @@ impl CpuProgram {
             k: ops[0].expert(0).0.row_len(),
             parts: Parts::new(&mut outs),
         };
-        let (few, many): (Vec<&Used>, Vec<&Used>) =
-            slots.experts.iter().partition(|(_, slots)| slots.len() < GEMM_ROWS);
+        let formats = ops.iter().map(|op| op.expert(0).0.format);
+        let are_few = |n_rows| simd::are_few(fast.isa, n_rows, formats.clone());
+        let (few, many): (Vec<&Used>, Vec<&Used>) = slots.experts.iter().partition(|(_, slots)| are_few(slots.len()));
         mixture.few(pool, &few, x, rounded);
         many.into_iter().for_each(|expert| mixture.many(pool, expert, x, &mut fast.packed));
         for (buffer, &i) in buffers.into_iter().zip(group) {

@@ -13,8 +13,8 @@ use super::{attention, experts};
 use crate::backend::Step;
 use crate::graph::{Graph, Op, ValueId};
 
-/// Numbers of activations that one thread rounds or copies sooner than two: some microseconds.
-pub(super) const ROUND_ALONE: usize = 16 * 1024;
+/// Numbers of activations that one thread rounds or copies sooner than two: a microsecond or two.
+pub(super) const ROUND_ALONE: usize = 2 * 1024;
 /// The shares of a thread, as parts of a whole, from the first to the last: long ones, through which memory streams, and
 /// then short ones, so that threads finish together.
 const SHARES: [usize; 4] = [2, 4, 8, 8];
@@ -22,8 +22,6 @@ const SHARES: [usize; 4] = [2, 4, 8, 8];
 const COLUMNS: usize = 16;
 /// Tasks for each thread in a product with several rows, at least.
 const TASKS: usize = 4;
-/// Rows with which a product goes by way of a panel; fewer are multiplied one by one.
-pub(super) const GEMM_ROWS: usize = 9;
 
 /// What the kernels keep between ops.
 pub(super) struct Fast {
@@ -187,7 +185,7 @@ impl CpuProgram {
         let x = values.get(*input);
         let (products, behind) = split(graph, group);
         let n_rows = x.len() / k;
-        let by_panel = n_rows >= GEMM_ROWS;
+        let by_panel = !simd::are_few(isa, n_rows, products.iter().map(|&i| weights[i].matrix().format));
         if by_panel {
             packed.fill(isa, pool, x, k);
         } else if products.iter().any(|&i| simd::wants_rounded(weights[i].matrix().format)) {

@@ -285,14 +285,18 @@ impl Program for CpuProgram {
         }
         self.groups = groups;
         let logits = self.values.get(self.graph.logits);
-        let each = logits.chunks_exact(self.graph.n_vocab);
-        self.chosen = match step.want {
+        let mut chosen = vec![None; logits.len() / self.graph.n_vocab];
+        let each = logits.chunks_exact(self.graph.n_vocab).zip(&mut chosen);
+        match step.want {
             Want::Nothing => return Ok(Output::Nothing),
             Want::Logits => return Ok(Output::Logits(logits.to_vec())),
-            Want::Argmax => each.map(draw::argmax).collect(),
-            Want::Draw(draws) => each.zip(draws).map(|(logits, draw)| draw.choose(logits)).collect(),
-        };
-        Ok(Output::Tokens(self.chosen.clone()))
+            Want::Argmax => self.pool.each(each.collect(), |(logits, chosen)| *chosen = draw::argmax(logits)),
+            Want::Draw(draws) => {
+                self.pool.each(each.zip(draws).collect(), |((logits, chosen), draw)| *chosen = draw.choose(logits));
+            }
+        }
+        self.chosen.clone_from(&chosen);
+        Ok(Output::Tokens(chosen))
     }
 
     fn tensor(&mut self, name: &str) -> Result<Option<Vec<f32>>> {

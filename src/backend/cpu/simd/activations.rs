@@ -36,7 +36,7 @@ pub(crate) struct ActivationRow<'a> {
     pub(crate) n_blocks: usize,
     /// A line for each block, and one of zeros if they are odd.
     pub(crate) q: &'a [Line],
-    /// The same in another order, if the instruction set has one.
+    /// The same in the order in which the instruction set multiplies, if that is another; a row alone may have one of its own.
     pub(crate) woven: &'a [Line],
     /// Of each chunk.
     pub(crate) scales: &'a [f32],
@@ -57,6 +57,8 @@ impl ActivationRow<'_> {
 /// One row, to be filled.
 #[derive(Debug)]
 pub(crate) struct ActivationRowMut<'a> {
+    /// Whether no other row is multiplied with it.
+    pub(crate) alone: bool,
     pub(crate) q: &'a mut [Line],
     pub(crate) woven: &'a mut [Line],
     pub(crate) scales: &'a mut [f32],
@@ -69,6 +71,7 @@ impl ActivationRowMut<'_> {
     /// The same, for a shorter time.
     pub(crate) fn reborrow(&mut self) -> ActivationRowMut<'_> {
         ActivationRowMut {
+            alone: self.alone,
             q: self.q,
             woven: self.woven,
             scales: self.scales,
@@ -129,6 +132,7 @@ impl Activations {
 
     /// All rows, to be filled.
     pub(crate) fn rows_mut(&mut self) -> impl Iterator<Item = ActivationRowMut<'_>> {
+        let alone = self.n_rows == 1;
         let n_chunks = self.n_chunks();
         let n_lines = self.n_lines();
         let q = self.q.chunks_exact_mut(n_lines).zip(self.woven.chunks_exact_mut(n_lines));
@@ -136,7 +140,14 @@ impl Activations {
         let n_sums = n_chunks * CHUNK_BLOCKS;
         let sums = self.sums.chunks_exact_mut(n_sums).zip(self.half_sums.chunks_exact_mut(2 * n_sums));
         let rows = q.zip(scales).zip(sums).take(self.n_rows);
-        rows.map(|(((q, woven), scales), (sums, half_sums))| ActivationRowMut { q, woven, scales, sums, half_sums })
+        rows.map(move |(((q, woven), scales), (sums, half_sums))| ActivationRowMut {
+            alone,
+            q,
+            woven,
+            scales,
+            sums,
+            half_sums,
+        })
     }
 
     /// Bytes that are held.

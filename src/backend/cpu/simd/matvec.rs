@@ -1,4 +1,4 @@
-//! Products of few rows of x with weights as they lie in the file, which is read once, at the memory's speed.
+//! Products of one row of x, on Arm of a few, with weights as they lie in the file, which is read once, at the memory's speed.
 //!
 //! Weight rows are taken in lots that stay in the first-level cache: their scales are unpacked, then [`M`] rows at a time
 //! are multiplied. The multiplication itself is an instruction set's own ([`Dots`]), which may have another way for a row
@@ -308,7 +308,7 @@ mod tests {
                     }
                     for same in [None, Some(0x00), Some(0x80), Some(0x7f), Some(0xff)] {
                         let weight = weight(format, k, &mut numbers, same);
-                        for n_rows in [1, 2, 3, 4, 7] {
+                        for n_rows in [1, 2, 3, 4, 5, 7, 8, 9, 13, 17] {
                             // Of one magnitude: the largest products that there are; and any.
                             let signs: Vec<f32> =
                                 (0..n_rows * k).map(|i| if i / 5 % 3 == 0 { -1.0 } else { 1.0 }).collect();

@@ -16,6 +16,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(super) mod elementwise;
+#[cfg(target_arch = "x86_64")]
+mod few;
 mod floats;
 pub(super) mod gemm;
 pub(super) mod kv;
@@ -138,8 +140,21 @@ pub(super) fn wants_rounded(format: &Format) -> bool {
     format.block_len > 1
 }
 
+/// Whether `n_rows` rows of x are few: multiplied with these formats by [`matvec`], and not by way of a panel ([`gemm`]).
+pub(super) fn are_few<'a>(isa: Isa, n_rows: usize, mut formats: impl Iterator<Item = &'a Format>) -> bool {
+    let most = match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx if formats.all(wants_rounded) => few::MAX_ROWS,
+        _ => 8,
+    };
+    n_rows <= most
+}
+
 /// f32s of scratch that [`matvec`] needs for rows of `k` weights.
 pub(super) fn matvec_scratch_len(k: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    return matvec::scratch_len(k).max(few::SCRATCH_LEN);
+    #[cfg(not(target_arch = "x86_64"))]
     matvec::scratch_len(k)
 }
 
@@ -147,9 +162,11 @@ pub(super) fn matvec_scratch_len(k: usize) -> usize {
 pub(super) fn round(isa: Isa, x: &[f32], out: ActivationRowMut<'_>) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::quantize(x, out),
+        Isa::Avx2 => avx2::round(x, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => avx512::quantize(x, out),
+        Isa::Avx512 => avx512::round(x, out),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => amx::round(x, out),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => neon::quantize(isa, x, out),
         _ => unreachable!("is not available"),
@@ -170,13 +187,20 @@ pub(super) fn matvec(
     if !wants_rounded(weight.format) {
         return floats::matvec(isa, weight, bias, input, y);
     }
+    let x = input.rounded;
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::product(weight, bias, input.rounded, y, scratch),
+        Isa::Avx2 if x.n_rows() > 1 => avx2::few(weight, bias, x, y, scratch),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => avx512::product(weight, bias, input.rounded, y, scratch),
+        Isa::Avx512 if x.n_rows() > 1 => avx512::few(weight, bias, x, y, scratch),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx if x.n_rows() > 1 => amx::few(weight, bias, x, y, scratch),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::product(weight, bias, x, y, scratch),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx => avx512::product(weight, bias, x, y, scratch),
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => neon::product(isa, weight, bias, input.rounded, y, scratch),
+        Isa::Neon | Isa::NeonDot | Isa::NeonI8mm => neon::product(isa, weight, bias, x, y, scratch),
         _ => unreachable!("is not available"),
     }
 }

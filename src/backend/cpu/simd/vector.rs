@@ -70,6 +70,18 @@ pub(in crate::backend::cpu) trait Vector: Copy {
     unsafe fn splat_ints(x: u32) -> Self::Ints;
     /// `LEN` integers.
     unsafe fn load_ints(p: *const u32) -> Self::Ints;
+    /// The four bytes at the byte `at` of each of the first `LEN` of `rows`.
+    #[inline(always)]
+    unsafe fn words(rows: &[*const u8; MAX_LANES], at: usize) -> Self::Ints {
+        let mut words = [0u32; MAX_LANES];
+        // SAFETY: as the caller promises.
+        unsafe {
+            for i in 0..Self::LEN {
+                words[i] = rows[i].add(at).cast::<u32>().read_unaligned();
+            }
+            Self::load_ints(words.as_ptr())
+        }
+    }
     /// The 16 bytes at the byte `at` of each of the first `LEN` of `rows`, as four times `LEN` integers: lane i of integer j
     /// is bytes 4j to 4j + 3 there in `rows[i]`, the first one lowest.
     unsafe fn columns(rows: &[*const u8; MAX_LANES], at: usize) -> [Self::Ints; 4];
@@ -89,8 +101,10 @@ pub(in crate::backend::cpu) trait Vector: Copy {
     unsafe fn from_half_bits(a: Self::Ints) -> Self;
     /// The bits of integers as the numbers that they encode.
     unsafe fn from_bits(a: Self::Ints) -> Self;
-    /// The numbers of `table` at indices below 16.
-    unsafe fn lookup(table: &[f32; 16], i: Self::Ints) -> Self;
+    /// a - b in each byte.
+    unsafe fn sub_bytes(a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// The numbers of `table` at indices below 16, each a byte.
+    unsafe fn lookup_bytes(table: &[i8; 16], i: Self::Ints) -> Self::Ints;
 }
 
 /// What [`Isa::run`](super::Isa::run) runs.

@@ -178,7 +178,7 @@ impl<'a> Queries<'a> {
             head_kv,
             n,
             tile_rows,
-            tiles: Tiles::new(tile_rows),
+            tiles: Tiles::new(tile_rows, size_of::<Line>()),
             steps: dh.div_ceil(TILE_DEPTH),
             queries: bytemuck::cast_slice_mut(take(sizes.queries)),
             keys: bytemuck::cast_slice_mut(take(sizes.keys)),

@@ -1,9 +1,11 @@
 //! x86-64 with AMX (Intel, from Sapphire Rapids, 2023, on): matrix products in registers of sixteen rows of 64 bytes, tiles.
 //!
-//! Products of many rows, and attention of many, are all that these are for; what else there is to do runs with AVX-512. Compilers do not know the
-//! instructions yet, which is why they are written out here. An operating system saves tiles only for processes that asked.
+//! Products of many rows and attention of many, in brain floats, and products of a few, in bytes, are all that these are for;
+//! what else there is to do runs with AVX-512. Compilers do not know the instructions yet, which is why they are written out
+//! here. An operating system saves tiles only for processes that asked.
 
 pub(super) mod attention;
+mod few;
 mod product;
 mod split;
 
@@ -14,6 +16,7 @@ use std::sync::LazyLock;
 
 use bytemuck::{Pod, Zeroable};
 
+pub(super) use self::few::{few, round};
 pub(super) use self::product::{STRIP, multiply, scratch_len};
 pub(super) use self::split::Packed;
 
@@ -38,10 +41,12 @@ pub(in crate::backend::cpu) fn available() -> bool {
     *AVAILABLE
 }
 
-/// Whether the processor has tiles and multiplies brain floats in them, and the operating system knows.
+/// Whether the processor has tiles and multiplies brain floats and bytes in them, and the operating system knows.
 fn has_tiles() -> bool {
     const AMX_BF16: u32 = 1 << 22;
     const AMX_TILE: u32 = 1 << 24;
+    const AMX_INT8: u32 = 1 << 25;
+    const ALL: u32 = AMX_BF16 | AMX_TILE | AMX_INT8;
     const TILE_STATE: u64 = 0b11 << 17;
 
     #[target_feature(enable = "xsave")]
@@ -56,7 +61,7 @@ fn has_tiles() -> bool {
     let features = __cpuid_count(7, 0).edx;
     // SAFETY: `available` asked for xsave.
     let saved = unsafe { saved_states() };
-    features & AMX_BF16 != 0 && features & AMX_TILE != 0 && saved & TILE_STATE == TILE_STATE
+    features & ALL == ALL && saved & TILE_STATE == TILE_STATE
 }
 
 /// Asks Linux for tiles, for all threads of this process.
@@ -93,8 +98,8 @@ struct Sums([[[f32; TILE_ROWS]; TILE_ROWS]; 4]);
 struct Tiles(());
 
 impl Tiles {
-    /// For tiles with `rows` rows of x.
-    fn new(rows: usize) -> Self {
+    /// For tiles with `rows` rows of x, of `n_bytes` bytes each.
+    fn new(rows: usize, n_bytes: usize) -> Self {
         /// As `ldtilecfg` reads it.
         #[repr(C, align(64))]
         struct Config {
@@ -105,11 +110,16 @@ impl Tiles {
             rows: [u8; 16],
         }
         assert!(available(), "the processor was asked before");
-        assert!((1..=TILE_ROWS).contains(&rows), "{rows} rows of x in a tile");
+        assert!(
+            (1..=TILE_ROWS).contains(&rows) && n_bytes <= size_of::<Line>(),
+            "{rows} rows of {n_bytes} bytes in a tile"
+        );
         let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-        config.row_bytes[..8].fill(64);
+        config.row_bytes[..8].fill(size_of::<Line>() as u16);
+        config.row_bytes[4..6].fill(n_bytes as u16);
         config.rows[..6].fill(rows as u8);
-        config.rows[6..8].fill(TILE_ROWS as u8);
+        // Four bytes of each weight row in a row.
+        config.rows[6..8].fill(n_bytes as u8 / 4);
         // SAFETY: the processor has tiles, and this process may use them; the configuration is a valid one.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) }
         Self(())

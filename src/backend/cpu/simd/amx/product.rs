@@ -46,7 +46,7 @@ pub(in crate::backend::cpu) fn multiply(
     scratch: &mut [f32],
 ) {
     assert_eq!((x.k, x.n_rows), (weight.row_len(), y.n_rows()), "rows of x, of the weight and of y");
-    let tiles = Tiles::new(x.tile_rows);
+    let tiles = Tiles::new(x.tile_rows, size_of::<Line>());
     let mut sums = Sums([[[0.0; TILE_ROWS]; TILE_ROWS]; 4]);
     let unaligned = scratch.as_ptr().align_offset(align_of::<Line>());
     let (piece, panels) = scratch[unaligned..].split_at_mut(PIECE * TILE_ROWS);

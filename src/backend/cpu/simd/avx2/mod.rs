@@ -4,6 +4,7 @@
 //! compiled for these features and reached only where [`available`] says yes.
 
 mod dot;
+mod few;
 mod formats;
 mod quantize;
 pub(in crate::backend::cpu) mod vector;
@@ -11,9 +12,10 @@ pub(in crate::backend::cpu) mod vector;
 use std::arch::x86_64::*;
 
 use self::dot::Avx2;
+pub(super) use self::few::{few, pair};
 pub(super) use self::formats::q3_k_scales;
 pub(super) use self::quantize::quantize;
-use super::activations::Activations;
+use super::activations::{ActivationRowMut, Activations};
 use super::matvec;
 use super::scales::with_block;
 use crate::backend::cpu::threads::Columns;
@@ -37,6 +39,14 @@ pub(super) fn product(
     unsafe {
         with_block!(weight.format, B => blocks::<B>(weight, bias, x, y, scratch));
     }
+}
+
+/// Fills `out` with the numbers of `x`, in plain order and in pairs.
+pub(super) fn round(x: &[f32], mut out: ActivationRowMut<'_>) {
+    quantize(x, out.reborrow());
+    assert!(available(), "the processor was asked before");
+    // SAFETY: the processor has the features.
+    unsafe { pair(out.q, out.woven) }
 }
 
 /// [`product`] with a block format.

@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 
 use crate::backend::cpu::simd::activations::{ActivationRowMut, BLOCK, CHUNK, CHUNK_BLOCKS, Line};
 
-/// The largest integer that a number becomes.
-const MAX: f32 = 32_767.0;
+/// The largest integer that a number becomes: 256 · 127 + 127, both of whose bytes are signed.
+const MAX: f32 = 32_639.0;
 /// Below this a chunk counts as zeros: its reciprocal would not be finite.
 const TINY: f32 = 1e-30;
 

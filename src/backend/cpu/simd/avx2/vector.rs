@@ -200,11 +200,11 @@ impl Vector for Lanes {
         unsafe { Self(_mm256_castsi256_ps(a)) }
     }
     #[inline(always)]
-    unsafe fn lookup(table: &[f32; 16], i: __m256i) -> Self {
-        unsafe {
-            // Of the first eight and of the other eight, then bit 3 as the sign that decides.
-            let [low, high] = [0, 8].map(|at| _mm256_permutevar8x32_ps(_mm256_loadu_ps(table.as_ptr().add(at)), i));
-            Self(_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(i))))
-        }
+    unsafe fn sub_bytes(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_sub_epi8(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn lookup_bytes(table: &[i8; 16], i: __m256i) -> __m256i {
+        unsafe { _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), i) }
     }
 }

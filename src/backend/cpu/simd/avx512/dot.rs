@@ -182,7 +182,7 @@ pub(super) unsafe fn add_two<F: Unpack>(sums: &mut Sums, q: [__m512i; 2], x: [__
 /// `sum` and in each of its lanes the products of two pairs of 16-bit numbers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn multiply_add(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+pub(super) fn multiply_add(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
     // In assembly since the compiler makes two instructions of it.
     // SAFETY: the processor has the instruction.
     unsafe {

@@ -2,6 +2,7 @@
 //! integers that add up in 32 bits (VNNI), permutations of bytes (VBMI).
 
 mod dot;
+mod few;
 mod formats;
 mod scales;
 mod stream;
@@ -11,6 +12,7 @@ use std::arch::is_x86_feature_detected as has;
 use std::arch::x86_64::*;
 
 use self::dot::Avx512;
+pub(super) use self::few::few;
 use super::activations::{ActivationRowMut, Activations, Line};
 use super::scales::with_block;
 use super::{avx2, matvec};
@@ -59,8 +61,11 @@ unsafe fn blocks<F: formats::Unpack>(
     unsafe { matvec::matvec::<F, Avx512>(weight, bias, x, y, scratch) }
 }
 
-/// Fills `out` with the numbers of `x`, in plain order and woven.
-pub(super) fn quantize(x: &[f32], mut out: ActivationRowMut<'_>) {
+/// Fills `out` with the numbers of `x`, in plain order and woven, or in pairs for a row that is not alone.
+pub(super) fn round(x: &[f32], mut out: ActivationRowMut<'_>) {
+    if !out.alone {
+        return avx2::round(x, out);
+    }
     avx2::quantize(x, out.reborrow());
     assert!(available(), "the processor was asked before");
     // SAFETY: the processor has the features.

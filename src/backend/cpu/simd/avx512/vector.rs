@@ -137,6 +137,16 @@ impl Vector for Lanes {
         unsafe { _mm512_loadu_si512(p.cast()) }
     }
     #[inline(always)]
+    unsafe fn words(rows: &[*const u8; MAX_LANES], at: usize) -> __m512i {
+        unsafe {
+            let eight = |i: usize| {
+                let rows = _mm512_loadu_si512(rows.as_ptr().add(i).cast());
+                _mm512_i64gather_epi32::<1>(rows, std::ptr::without_provenance(at))
+            };
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(eight(0)), eight(8))
+        }
+    }
+    #[inline(always)]
     unsafe fn columns(rows: &[*const u8; MAX_LANES], at: usize) -> [__m512i; 4] {
         unsafe {
             // Rows i, i + 4, i + 8 and i + 12 in the quarters of a register, then four by four as in any transposition.
@@ -190,7 +200,11 @@ impl Vector for Lanes {
         unsafe { Self(_mm512_castsi512_ps(a)) }
     }
     #[inline(always)]
-    unsafe fn lookup(table: &[f32; 16], i: __m512i) -> Self {
-        unsafe { Self(_mm512_permutexvar_ps(i, _mm512_loadu_ps(table.as_ptr()))) }
+    unsafe fn sub_bytes(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_sub_epi8(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn lookup_bytes(table: &[i8; 16], i: __m512i) -> __m512i {
+        unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), i) }
     }
 }

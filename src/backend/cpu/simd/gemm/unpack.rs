@@ -1,8 +1,9 @@
-//! Weight rows dequantized into a panel, one row to a lane.
+//! Weight rows taken apart, one row to a lane: dequantized into a panel, or as the integers that a file has.
 //!
 //! Sixteen bytes of each row are loaded as four vectors of words, one row to a lane; what a format keeps in them comes out with
 //! shifts and masks, the same for all lanes.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::backend::cpu::simd::scales::with_block;
@@ -21,7 +22,7 @@ pub(super) struct Panel {
 
 impl Panel {
     #[inline(always)]
-    pub(super) unsafe fn set<V: Vector>(self, k: usize, w: V) {
+    unsafe fn set<V: Vector>(self, k: usize, w: V) {
         // SAFETY: the callers have room for weight k.
         unsafe { w.store(self.to.add(k * self.width)) }
     }
@@ -35,7 +36,41 @@ impl Panel {
 }
 
 /// A row to a lane.
-pub(super) type Rows = [*const u8; MAX_LANES];
+pub(in super::super) type Rows = [*const u8; MAX_LANES];
+
+/// What weights of block formats are given to: a weight is `scale · q` or `scale · q + min`.
+///
+/// A trait with its own functions rather than two closures, since the compiler does not inline these everywhere, and what is not
+/// inlined may not use the instructions.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
+pub(in super::super) unsafe trait Keep<V: Vector> {
+    /// Those of sub-block s of a group; all come before its quants. `min` is any number if the format has no offsets.
+    unsafe fn scale(&mut self, s: usize, scale: V, min: V);
+
+    /// Four weights of a group, from weight 4i on: signed bytes, the first one lowest.
+    unsafe fn quants(&mut self, i: usize, q: V::Ints);
+}
+
+/// A block format, as the struct of a block. These are the groups of a row: scales of sub-blocks, and quants.
+///
+/// # Safety
+/// No more than a group is read.
+pub(in super::super) unsafe trait Quants: Sized {
+    /// Weights in a group.
+    const LEN: usize;
+    /// Weights in a sub-block: those that share a scale.
+    const SUB_LEN: usize = 32;
+    /// Whether there are offsets.
+    const MINS: bool = false;
+
+    /// Takes the groups at the byte `at` of each row apart.
+    ///
+    /// # Safety
+    /// The processor has the instruction set, the groups can be read, and `to` has room for them.
+    unsafe fn take_apart<V: Vector>(rows: &Rows, at: usize, to: &mut impl Keep<V>);
+}
 
 /// How a format's weights come out of its bytes.
 ///
@@ -113,13 +148,57 @@ unsafe fn groups<V: Vector, F: Group>(weight: &Weight, rows: &Rows, k: usize, de
     }
 }
 
+/// Sub-blocks of a group, at most.
+const SUB_BLOCKS: usize = 16;
+
+/// Weights on their way into a panel.
+struct Dequantize<V, F> {
+    panel: Panel,
+    scales: [[V; 2]; SUB_BLOCKS],
+    format: PhantomData<F>,
+}
+
+// SAFETY: as `Keep` says.
+unsafe impl<V: Vector, F: Quants> Keep<V> for Dequantize<V, F> {
+    #[inline(always)]
+    unsafe fn scale(&mut self, s: usize, scale: V, min: V) {
+        self.scales[s] = [scale, min];
+    }
+
+    #[inline(always)]
+    unsafe fn quants(&mut self, i: usize, q: V::Ints) {
+        let [scale, min] = self.scales[4 * i / F::SUB_LEN];
+        for b in 0..4 {
+            // SAFETY: as the caller promises.
+            unsafe {
+                let q = V::from_ints(V::shift_right_signed(V::shift_left(q, 24 - 8 * b as u32), 24));
+                self.panel.set(4 * i + b, if F::MINS { min.mul_add(scale, q) } else { scale.mul(q) });
+            }
+        }
+    }
+}
+
+// SAFETY: as `Quants` says.
+unsafe impl<F: Quants> Group for F {
+    const LEN: usize = F::LEN;
+
+    #[inline(always)]
+    unsafe fn unpack<V: Vector>(rows: &Rows, at: usize, panel: Panel) {
+        // SAFETY: as the caller promises; so it is for all that follow.
+        unsafe {
+            let scales = [[V::splat(0.0); 2]; SUB_BLOCKS];
+            F::take_apart::<V>(rows, at, &mut Dequantize { panel, scales, format: PhantomData::<F> });
+        }
+    }
+}
+
 // SAFETY: 16 bytes, of four numbers.
 unsafe impl Group for Single {
     const LEN: usize = 4;
 
     #[inline(always)]
     unsafe fn unpack<V: Vector>(rows: &Rows, at: usize, panel: Panel) {
-        // SAFETY: as the caller promises; so it is for all that follow.
+        // SAFETY: as above.
         unsafe {
             for (j, words) in V::columns(rows, at).into_iter().enumerate() {
                 panel.set(j, V::from_bits(words));
@@ -134,7 +213,7 @@ unsafe impl Group for Half {
 
     #[inline(always)]
     unsafe fn unpack<V: Vector>(rows: &Rows, at: usize, panel: Panel) {
-        // SAFETY: see `Single`.
+        // SAFETY: as above.
         unsafe {
             for (j, words) in V::columns(rows, at).into_iter().enumerate() {
                 panel.set(2 * j, V::from_half_bits(words));
@@ -150,7 +229,7 @@ unsafe impl Group for Brain {
 
     #[inline(always)]
     unsafe fn unpack<V: Vector>(rows: &Rows, at: usize, panel: Panel) {
-        // SAFETY: see `Single`. A brain float is the upper half of a single.
+        // SAFETY: as above. A brain float is the upper half of a single.
         unsafe {
             for (j, words) in V::columns(rows, at).into_iter().enumerate() {
                 panel.set(2 * j, V::from_bits(V::shift_left(words, 16)));

@@ -197,12 +197,11 @@ impl Vector for Lanes {
         unsafe { Self(vreinterpretq_f32_u32(a)) }
     }
     #[inline(always)]
-    unsafe fn lookup(table: &[f32; 16], i: uint32x4_t) -> Self {
-        unsafe {
-            // Four bytes from 4i on.
-            let bytes = vmlaq_n_u32(vdupq_n_u32(0x0302_0100), i, 0x0404_0404);
-            let table = vld1q_u8_x4(table.as_ptr().cast());
-            Self(vreinterpretq_f32_u8(vqtbl4q_u8(table, vreinterpretq_u8_u32(bytes))))
-        }
+    unsafe fn sub_bytes(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t {
+        unsafe { vreinterpretq_u32_u8(vsubq_u8(vreinterpretq_u8_u32(a), vreinterpretq_u8_u32(b))) }
+    }
+    #[inline(always)]
+    unsafe fn lookup_bytes(table: &[i8; 16], i: uint32x4_t) -> uint32x4_t {
+        unsafe { vreinterpretq_u32_s8(vqtbl1q_s8(vld1q_s8(table.as_ptr()), vreinterpretq_u8_u32(i))) }
     }
 }

@@ -12,7 +12,6 @@ use super::simd::{self, Input, gemm};
 use super::threads::{Columns, Matrix, Parts, Pool};
 use super::{CpuProgram, OpWeights};
 use crate::graph::{Op, ValueId};
-use crate::quant::Weight;
 
 /// What products of experts keep between ops.
 #[derive(Default)]
@@ -174,7 +173,8 @@ impl<'a> Mixture<'a> {
                 let (expert, slots) = experts[e];
                 let x = x.get(slots.start * self.k..slots.end * self.k).unwrap_or_default();
                 let input = Input { x, rounded: &rounded[if self.has_one_row() { 0 } else { e }] };
-                self.make(which % n_each, columns, *expert, slots, &mut |matrix, bias, y| {
+                self.make(which % n_each, columns, slots, &mut |op, y| {
+                    let (matrix, bias) = self.ops[op].expert(*expert);
                     simd::matvec(self.group.isa, matrix, bias, input, y, scratch);
                 });
             }
@@ -189,28 +189,25 @@ impl<'a> Mixture<'a> {
         let tasks = even_tasks_for(isa, &self.widths, self.threads);
         pool.run(tasks.len(), &|i, scratch| {
             for (which, columns) in &tasks[i] {
-                self.make(*which, columns, *expert, slots, &mut |matrix, bias, y| {
+                self.make(*which, columns, slots, &mut |op, y| {
+                    let (matrix, bias) = self.ops[op].expert(*expert);
                     gemm::multiply(isa, matrix, bias, packed, y, scratch);
                 });
             }
         });
     }
 
-    /// Makes columns of the slots of an expert.
+    /// Makes columns of slots of one expert; `multiply(op, y)` writes those of a product.
     fn make(
         &self,
         which: usize,
         columns: &Range<usize>,
-        expert: usize,
         slots: &Range<usize>,
-        multiply: &mut dyn FnMut(&Weight, Option<&[f32]>, &mut Columns<'a>),
+        multiply: &mut dyn FnMut(usize, &mut Columns<'a>),
     ) {
         let rows = &self.slots[slots.clone()];
         // SAFETY: a column of an expert's slots is in one task only.
         let part = |i| unsafe { self.parts.columns_of_rows(i, rows, columns.clone()) };
-        self.group.make(which, &part, &mut |op, y| {
-            let (matrix, bias) = self.ops[op].expert(expert);
-            multiply(matrix, bias, y);
-        });
+        self.group.make(which, &part, multiply);
     }
 }

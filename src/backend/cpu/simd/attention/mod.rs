@@ -12,12 +12,12 @@ mod vectors;
 use std::ops::Range;
 
 use self::vectors::Vectors;
-use super::Isa;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::kv::Cache;
 use super::math;
 use super::vector::{Kernel, Vector};
+use super::{FEW_ROWS, Isa};
 use crate::backend::cpu::threads::Columns;
 use crate::backend::{KvFormat, PAGE_LEN, Row, Step};
 use crate::graph::AttentionSpec;
@@ -29,8 +29,6 @@ pub(super) const CHUNK_PAGES: usize = CHUNK / PAGE_LEN;
 const QUERIES: usize = 24;
 /// The same where tiles multiply them, at most and at least: keys and values are split for all of them once.
 const QUERIES_BY_TILES: [usize; 2] = [192, 32];
-/// Queries of a sequence's rows in a step from which on tiles multiply them.
-const ENOUGH_FOR_TILES: usize = 16;
 /// Blocks that are enough for a thread; fewer are divided by chunks.
 const ENOUGH_BLOCKS: usize = 8;
 
@@ -89,8 +87,7 @@ pub(in crate::backend::cpu) fn blocks(isa: Isa, threads: usize, inputs: Inputs<'
     let mut start = 0;
     for rows in step.rows.chunk_by(|a, b| a.seq == b.seq) {
         // Keys in f32 are for those who want all bits.
-        let by_tiles =
-            isa == Isa::Amx && cache.format() != KvFormat::F32 && rows.len() * group(spec) >= ENOUGH_FOR_TILES;
+        let by_tiles = isa == Isa::Amx && cache.format() != KvFormat::F32 && rows.len() > FEW_ROWS;
         for rows in rows.chunks(block_rows(spec, by_tiles, step.rows.len(), threads)) {
             let visible = visible_to_any(spec, rows);
             let chunks = visible.start / CHUNK..visible.end.div_ceil(CHUNK);

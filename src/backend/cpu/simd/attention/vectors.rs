@@ -198,7 +198,7 @@ impl<'a, V: Vector> Queries<'a, V> {
             unsafe {
                 let (values, width) = head.unpack_values::<V>(self.panel.as_mut_ptr(), self.n > FEW_QUERIES);
                 let from = self.scores.as_ptr().add((page - chunk * CHUNK_PAGES) * PAGE_LEN);
-                // Not `map`: what is in a closure is not always compiled for the instruction set.
+                #[expect(clippy::manual_map, reason = "a closure is not always compiled for the instruction set")]
                 let by_scales = match values.scales(0) {
                     Some(scales) => Some(self.multiply_scales(from, scales)),
                     None => None,

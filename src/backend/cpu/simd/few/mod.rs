@@ -21,7 +21,7 @@ use crate::quant::Weight;
 /// Weight rows in a strip.
 pub(super) const STRIP: usize = 16;
 /// Rows of x, at most.
-pub(super) const MAX_ROWS: usize = 32;
+const MAX_ROWS: usize = super::FEW_ROWS;
 /// Rows of x that are multiplied together, at most.
 const TOGETHER: usize = 8;
 /// Sub-blocks in a chunk, at most.

@@ -198,11 +198,7 @@ impl<'a, V: Vector> Queries<'a, V> {
             unsafe {
                 let (values, width) = head.unpack_values::<V>(self.panel.as_mut_ptr(), self.n > FEW_QUERIES);
                 let from = self.scores.as_ptr().add((page - chunk * CHUNK_PAGES) * PAGE_LEN);
-                #[expect(clippy::manual_map, reason = "a closure is not always compiled for the instruction set")]
-                let by_scales = match values.scales(0) {
-                    Some(scales) => Some(self.multiply_scales(from, scales)),
-                    None => None,
-                };
+                let by_scales = self.multiply_scales(from, values);
                 for strip in 0..strips {
                     let ahead = self.ahead(next.keys(), strip * depth, strips * depth);
                     let at = strip * 2 * V::LEN;
@@ -222,11 +218,11 @@ impl<'a, V: Vector> Queries<'a, V> {
         }
     }
 
-    /// The exponentials of a page, times the scales of values: for each block of elements `[n, PAGE_LEN]`, in the panel, which nothing else
+    /// The exponentials of a page, times the scales of values if there are any: for each block of elements `[n, PAGE_LEN]`, in the panel, which nothing else
     /// needs for bytes.
     #[inline(always)]
-    unsafe fn multiply_scales(&mut self, from: *const f32, scales: *const u16) -> *const f32 {
-        let panel = self.panel.as_mut_ptr();
+    unsafe fn multiply_scales(&mut self, from: *const f32, values: Numbers) -> Option<*const f32> {
+        let (scales, panel) = (values.scales(0)?, self.panel.as_mut_ptr());
         for b in 0..self.width / BLOCK {
             for slots in (0..PAGE_LEN).step_by(V::LEN) {
                 // SAFETY: there is a scale for each position, and for few queries room in the panel.
@@ -239,7 +235,7 @@ impl<'a, V: Vector> Queries<'a, V> {
                 }
             }
         }
-        panel
+        Some(panel.cast_const())
     }
 
     /// What is asked for from a step on, of `steps` in which all of `bytes` are. Where there are several tiles keys and values are read as often,

@@ -58,6 +58,7 @@ impl ActivationRow<'_> {
 #[derive(Debug)]
 pub(crate) struct ActivationRowMut<'a> {
     /// Whether no other row is multiplied with it.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "one order for any number of rows"))]
     pub(crate) alone: bool,
     pub(crate) q: &'a mut [Line],
     pub(crate) woven: &'a mut [Line],

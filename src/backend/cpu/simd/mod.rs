@@ -140,18 +140,14 @@ pub(super) fn wants_rounded(format: &Format) -> bool {
     format.block_len > 1
 }
 
-/// Rows of a step that are few at most, where integers multiply them; from one more on attention is by tiles as well, so that a
-/// row has the same bits among any few and among any more.
-const FEW_ROWS: usize = 32;
+/// Rows of x that are few on x86-64, at most; with weights that are floats, and elsewhere, it is fewer. Attention is by tiles from
+/// one more on as well, so that a row has the same bits among any few and among any more.
+const FEW: usize = 32;
 
 /// Whether `n_rows` rows of x are few: multiplied with these formats by [`matvec`], and not by way of a panel ([`gemm`]).
 pub(super) fn are_few<'a>(isa: Isa, n_rows: usize, mut formats: impl Iterator<Item = &'a Format>) -> bool {
-    let most = match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512 | Isa::Amx if formats.all(wants_rounded) => FEW_ROWS,
-        _ => 8,
-    };
-    n_rows <= most
+    let is_x86 = matches!(isa, Isa::Avx2 | Isa::Avx512 | Isa::Amx);
+    n_rows <= if is_x86 && formats.all(wants_rounded) { FEW } else { 8 }
 }
 
 /// f32s of scratch that [`matvec`] needs for rows of `k` weights.

@@ -17,7 +17,7 @@ use super::amx;
 use super::kv::Cache;
 use super::math;
 use super::vector::{Kernel, Vector};
-use super::{FEW_ROWS, Isa};
+use super::{FEW, Isa};
 use crate::backend::cpu::threads::Columns;
 use crate::backend::{KvFormat, PAGE_LEN, Row, Step};
 use crate::graph::AttentionSpec;
@@ -87,7 +87,7 @@ pub(in crate::backend::cpu) fn blocks(isa: Isa, threads: usize, inputs: Inputs<'
     let mut start = 0;
     for rows in step.rows.chunk_by(|a, b| a.seq == b.seq) {
         // Keys in f32 are for those who want all bits.
-        let by_tiles = isa == Isa::Amx && cache.format() != KvFormat::F32 && rows.len() > FEW_ROWS;
+        let by_tiles = isa == Isa::Amx && cache.format() != KvFormat::F32 && rows.len() > FEW;
         for rows in rows.chunks(block_rows(spec, by_tiles, step.rows.len(), threads)) {
             let visible = visible_to_any(spec, rows);
             let chunks = visible.start / CHUNK..visible.end.div_ceil(CHUNK);

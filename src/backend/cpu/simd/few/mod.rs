@@ -12,6 +12,7 @@ use std::marker::PhantomData;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::FEW;
 use super::activations::{Activations, BLOCK, CHUNK, Line};
 use super::gemm::unpack::{Keep, Quants, Rows};
 use super::vector::Vector;
@@ -20,8 +21,6 @@ use crate::quant::Weight;
 
 /// Weight rows in a strip.
 pub(super) const STRIP: usize = 16;
-/// Rows of x, at most.
-const MAX_ROWS: usize = super::FEW_ROWS;
 /// Rows of x that are multiplied together, at most.
 const TOGETHER: usize = 8;
 /// Sub-blocks in a chunk, at most.
@@ -102,7 +101,7 @@ pub(super) unsafe fn product<F: Quants, M: Multiply>(
     let (n_rows, k, row_bytes) = (x.n_rows(), weight.row_len(), weight.row_bytes());
     assert_eq!((x.n_blocks() * BLOCK, n_rows), (k, y.n_rows()), "rows of x, of the weight and of y");
     assert_eq!(row_bytes, k / F::LEN * size_of::<F>(), "whole groups");
-    assert!((2..=MAX_ROWS).contains(&n_rows), "{n_rows} rows are not few");
+    assert!((2..=FEW).contains(&n_rows), "{n_rows} rows are not few");
     let columns = y.range();
     let bytes = &weight.bytes[..columns.end * row_bytes];
     let unaligned = scratch.as_ptr().align_offset(align_of::<Chunk>());
@@ -114,7 +113,7 @@ pub(super) unsafe fn product<F: Quants, M: Multiply>(
     let rows = n_rows.div_ceil(n_parts);
     let first_row = |part: usize| (part * rows).min(n_rows - rows);
     let multiply = M::new(rows, F::SUB_LEN);
-    let mut all_totals = [[0.0; STRIP]; MAX_ROWS + TOGETHER];
+    let mut all_totals = [[0.0; STRIP]; FEW + TOGETHER];
     let totals = &mut all_totals[..n_parts * rows];
     for first in columns.clone().step_by(STRIP) {
         let end = columns.end.min(first + STRIP);

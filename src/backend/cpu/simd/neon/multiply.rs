@@ -77,8 +77,7 @@ unsafe impl Multiply<1> for Neon {
                 let q = vreinterpretq_s8_u8(q[h].0[0]);
                 let x = x[h].map(|x| vreinterpretq_s16_u8(x));
                 for (q, x) in [vmovl_s8(vget_low_s8(q)), vmovl_high_s8(q)].into_iter().zip(x) {
-                    sum = vmlal_s16(sum, vget_low_s16(q), vget_low_s16(x));
-                    sum = vmlal_high_s16(sum, q, x);
+                    sum = widening(sum, q, x);
                 }
             }
             sum
@@ -158,6 +157,22 @@ unsafe impl Multiply<2> for NeonI8mm {
     }
 
     chunks_with!("neon,i8mm", 2);
+}
+
+/// `sum` and in each of its lanes two products of signed 16-bit integers.
+///
+/// # Safety
+/// The processor has NEON.
+#[inline(always)]
+unsafe fn widening(mut sum: int32x4_t, a: int16x8_t, b: int16x8_t) -> int32x4_t {
+    // In assembly since the compiler widens all numbers first where it knows that some are not negative, and takes upper halves
+    // out of registers.
+    // SAFETY: the processor has the instructions.
+    unsafe {
+        asm!("smlal {sum:v}.4s, {a:v}.4h, {b:v}.4h", "smlal2 {sum:v}.4s, {a:v}.8h, {b:v}.8h",
+            sum = inout(vreg) sum, a = in(vreg) a, b = in(vreg) b, options(pure, nomem, nostack, preserves_flags));
+    }
+    sum
 }
 
 /// `sum` and in each of its lanes the products of four signed bytes.

@@ -5,7 +5,7 @@
 
 use super::block::Half;
 use super::round::{byte, min_max, nearest_within, reciprocal};
-use super::search::{Effort, LEN, Subs, importance, sums};
+use super::search::{Effort, LEN, SIDE, Subs, importance, sums, trial};
 
 /// `w = scale · q - min`
 #[derive(Clone, Copy, Default)]
@@ -79,32 +79,79 @@ fn fit<const N: usize>(src: &[f32; N], importance: &[f32; N], max_q: u8, offsets
     }
     let mut best = Affine { scale: (most - least) / f32::from(max_q), min: -least };
     let mut best_error = best.error(src, importance, &best.numbers(src, max_q));
-    let mut improve = |trial: Affine| {
-        let q = trial.numbers(src, max_q);
-        let fit = least_squares(src, importance, &q, offsets);
-        let error = fit.error(src, importance, &q);
-        let is_better = fit.scale > 0.0 && error < best_error;
-        if is_better {
-            (best, best_error) = (fit, error);
+    let n = effort.sides * SIDE;
+    for first in (0..n).step_by(SIDE) {
+        let mut per_scale = [0.0; SIDE];
+        for (i, per_scale) in per_scale.iter_mut().enumerate() {
+            *per_scale = (f32::from(max_q) + trial(first + i, n)) / (most - least);
         }
-        is_better.then_some(fit)
-    };
-    for trial in effort.trials() {
-        let steps = f32::from(max_q) + trial;
-        if steps >= 1.0 {
-            let mut next = improve(Affine { scale: (most - least) / steps, min: -least });
-            for _ in 0..effort.turns {
-                next = next.and_then(&mut improve);
+        for (fit, error) in side_by_side(src, importance, &per_scale, -least, max_q, offsets) {
+            if fit.scale > 0.0 && error < best_error {
+                (best, best_error) = (fit, error);
             }
         }
     }
+    for _ in 0..effort.turns {
+        let q = best.numbers(src, max_q);
+        let fit = least_squares(src, importance, &q, offsets);
+        let error = fit.error(src, importance, &q);
+        let is_better = fit.scale > 0.0 && error < best_error;
+        if !is_better {
+            break;
+        }
+        (best, best_error) = (fit, error);
+    }
     best
+}
+
+/// The best scale and offset for the quants of each of several scales with one offset, and what they leave of error.
+#[inline(always)]
+fn side_by_side<const N: usize>(
+    src: &[f32; N],
+    importance: &[f32; N],
+    per_scale: &[f32; SIDE],
+    min: f32,
+    max_q: u8,
+    offsets: Offsets,
+) -> [(Affine, f32); SIDE] {
+    let number = |w: f32, i: usize| nearest_within((w + min) * per_scale[i], 0.0, f32::from(max_q));
+    let [n, sum_w] = sums(src, importance, src, |w, k, _| [k, k * w]);
+    let (mut sum_q, mut sum_qq, mut sum_qw) = ([0.0; SIDE], [0.0; SIDE], [0.0; SIDE]);
+    for (&w, k) in src.iter().zip(importance) {
+        for i in 0..SIDE {
+            let q = number(w, i);
+            sum_q[i] += k * q;
+            sum_qq[i] += k * q * q;
+            sum_qw[i] += k * w * q;
+        }
+    }
+    let mut found = [(Affine::default(), 0.0); SIDE];
+    let (mut scales, mut mins, mut errors) = ([0.0; SIDE], [0.0; SIDE], [0.0; SIDE]);
+    for i in 0..SIDE {
+        let fit = solve([n, sum_q[i], sum_qq[i], sum_w, sum_qw[i]], offsets);
+        (scales[i], mins[i]) = (fit.scale, fit.min);
+    }
+    for (&w, k) in src.iter().zip(importance) {
+        for i in 0..SIDE {
+            let error = scales[i] * number(w, i) - mins[i] - w;
+            errors[i] += k * error * error;
+        }
+    }
+    for (i, found) in found.iter_mut().enumerate() {
+        *found = (Affine { scale: scales[i], min: mins[i] }, errors[i]);
+    }
+    found
 }
 
 /// Minimizes `Σ importance · (scale · q - min - w)²`.
 #[inline(always)]
 fn least_squares<const N: usize>(src: &[f32; N], importance: &[f32; N], q: &[f32; N], offsets: Offsets) -> Affine {
-    let [n, sum_q, sum_qq, sum_w, sum_qw] = sums(src, importance, q, |w, k, q| [k, k * q, k * q * q, k * w, k * q * w]);
+    solve(sums(src, importance, q, |w, k, q| [k, k * q, k * q * q, k * w, k * q * w]), offsets)
+}
+
+/// The same, out of the sums over all weights.
+#[inline(always)]
+fn solve([n, sum_q, sum_qq, sum_w, sum_qw]: [f32; 5], offsets: Offsets) -> Affine {
     let determinant = n * sum_qq - sum_q * sum_q;
     if determinant <= 0.0 {
         return Affine::default();

@@ -85,10 +85,9 @@ fn fit<const N: usize>(src: &[f32; N], importance: &[f32; N], max_q: u8, offsets
         for (i, per_scale) in per_scale.iter_mut().enumerate() {
             *per_scale = (f32::from(max_q) + trial(first + i, n)) / (most - least);
         }
-        for (fit, error) in side_by_side(src, importance, &per_scale, -least, max_q, offsets) {
-            if fit.scale > 0.0 && error < best_error {
-                (best, best_error) = (fit, error);
-            }
+        let (fit, error) = side_by_side(src, importance, &per_scale, -least, max_q, offsets);
+        if fit.scale > 0.0 && error < best_error {
+            (best, best_error) = (fit, error);
         }
     }
     for _ in 0..effort.turns {
@@ -104,7 +103,7 @@ fn fit<const N: usize>(src: &[f32; N], importance: &[f32; N], max_q: u8, offsets
     best
 }
 
-/// The best scale and offset for the quants of each of several scales with one offset, and what they leave of error.
+/// The best scale and offset for the quants of several scales with one offset, and the error that is left.
 #[inline(always)]
 fn side_by_side<const N: usize>(
     src: &[f32; N],
@@ -113,7 +112,7 @@ fn side_by_side<const N: usize>(
     min: f32,
     max_q: u8,
     offsets: Offsets,
-) -> [(Affine, f32); SIDE] {
+) -> (Affine, f32) {
     let number = |w: f32, i: usize| nearest_within((w + min) * per_scale[i], 0.0, f32::from(max_q));
     let [n, sum_w] = sums(src, importance, src, |w, k, _| [k, k * w]);
     let (mut sum_q, mut sum_qq, mut sum_qw) = ([0.0; SIDE], [0.0; SIDE], [0.0; SIDE]);
@@ -125,22 +124,23 @@ fn side_by_side<const N: usize>(
             sum_qw[i] += k * w * q;
         }
     }
-    let mut found = [(Affine::default(), 0.0); SIDE];
-    let (mut scales, mut mins, mut errors) = ([0.0; SIDE], [0.0; SIDE], [0.0; SIDE]);
+    // Σ k (scale q - min - w)² but for Σ k w²: enough to say which is the best, and in f32 too rough to say how good it is.
+    let mut errors = [0.0; SIDE];
+    let mut fits = [Affine::default(); SIDE];
     for i in 0..SIDE {
-        let fit = solve([n, sum_q[i], sum_qq[i], sum_w, sum_qw[i]], offsets);
-        (scales[i], mins[i]) = (fit.scale, fit.min);
+        let Affine { scale, min } = solve([n, sum_q[i], sum_qq[i], sum_w, sum_qw[i]], offsets);
+        let squares = scale * scale * sum_qq[i] + min * min * n;
+        let error = squares - 2.0 * (scale * min * sum_q[i] + scale * sum_qw[i] - min * sum_w);
+        errors[i] = if scale > 0.0 { error } else { f32::INFINITY };
+        fits[i] = Affine { scale, min };
     }
-    for (&w, k) in src.iter().zip(importance) {
-        for i in 0..SIDE {
-            let error = scales[i] * number(w, i) - mins[i] - w;
-            errors[i] += k * error * error;
+    let mut best = 0;
+    for i in 1..SIDE {
+        if errors[i] < errors[best] {
+            best = i;
         }
     }
-    for (i, found) in found.iter_mut().enumerate() {
-        *found = (Affine { scale: scales[i], min: mins[i] }, errors[i]);
-    }
-    found
+    (fits[best], fits[best].error(src, importance, &src.map(|w| number(w, best))))
 }
 
 /// Minimizes `Σ importance · (scale · q - min - w)²`.

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::fast::{self, Group, ROUND_ALONE, even_tasks_for, one_row_tasks};
+use super::fast::{self, Group, even_tasks_for, one_row_tasks};
 use super::simd::activations::Activations;
 use super::simd::{self, Input, gemm};
 use super::threads::{Columns, Matrix, Parts, Pool};
@@ -129,7 +129,7 @@ impl<'a> Mixture<'a> {
         let len = slots.len() * self.k;
         to.resize(to.len().max(len), 0.0);
         let rows = to[..len].chunks_exact_mut(self.k).zip(slots).collect();
-        self.each(pool, len, rows, |(row, &slot)| row.copy_from_slice(self.x_of(slot)));
+        fast::each(pool, len, rows, |(row, &slot)| row.copy_from_slice(self.x_of(slot)));
         &to[..len]
     }
 
@@ -139,16 +139,11 @@ impl<'a> Mixture<'a> {
         rounded.resize_with(rounded.len().max(n), Activations::default);
         let each: Vec<_> = experts[..n].iter().zip(rounded).collect();
         let len = each.iter().map(|((_, slots), _)| slots.len() * self.k).sum();
-        self.each(pool, len, each, |((_, slots), rounded)| {
+        fast::each(pool, len, each, |((_, slots), rounded)| {
             rounded.reserve(slots.len(), self.k);
             let rows = self.slots[slots.clone()].iter().zip(rounded.rows_mut());
             rows.for_each(|(&slot, row)| simd::round(self.group.isa, self.x_of(slot), row));
         });
-    }
-
-    /// Calls `task` for each item, which have `len` numbers in all.
-    fn each<T: Send>(&self, pool: &mut Pool, len: usize, items: Vec<T>, task: impl Fn(T) + Sync) {
-        if len <= ROUND_ALONE { items.into_iter().for_each(task) } else { pool.each(items, task) }
     }
 
     fn has_one_row(&self) -> bool {

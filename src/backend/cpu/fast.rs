@@ -14,7 +14,7 @@ use crate::backend::Step;
 use crate::graph::{Graph, Op, ValueId};
 
 /// Numbers of activations that one thread rounds or copies sooner than two: a microsecond or two.
-pub(super) const ROUND_ALONE: usize = 2 * 1024;
+const ROUND_ALONE: usize = 2 * 1024;
 /// The shares of a thread, as parts of a whole, from the first to the last: long ones, through which memory streams, and
 /// then short ones, so that threads finish together.
 const SHARES: [usize; 4] = [2, 4, 8, 8];
@@ -315,12 +315,13 @@ fn out<'a>(values: &Values, graph: &Graph, buffer: &'a mut [f32], i: usize) -> M
 /// Rounds the rows x `[T, K]`.
 fn round(isa: Isa, pool: &mut Pool, x: &[f32], k: usize, rounded: &mut Activations) {
     rounded.reserve(x.len() / k, k);
-    let rows = x.chunks_exact(k).zip(rounded.rows_mut());
-    if x.len() <= ROUND_ALONE {
-        rows.for_each(|(x, row)| simd::round(isa, x, row));
-    } else {
-        pool.each(rows.collect(), |(x, row)| simd::round(isa, x, row));
-    }
+    let rows = x.chunks_exact(k).zip(rounded.rows_mut()).collect();
+    each(pool, x.len(), rows, |(x, row)| simd::round(isa, x, row));
+}
+
+/// Calls `task` for each item, which have `len` numbers in all: by one thread if these are few.
+pub(super) fn each<T: Send>(pool: &mut Pool, len: usize, items: Vec<T>, task: impl Fn(T) + Sync) {
+    if len <= ROUND_ALONE { items.into_iter().for_each(task) } else { pool.each(items, task) }
 }
 
 #[cfg(test)]

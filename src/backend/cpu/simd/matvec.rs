@@ -1,8 +1,7 @@
-//! Products of one row of x, on Arm of a few, with weights as they lie in the file, which is read once, at the memory's speed.
+//! Products of one row of x with AVX2, and on Arm of a few, with weights as they lie in the file, which is read once, at the memory's speed.
 //!
 //! Weight rows are taken in lots that stay in the first-level cache: their scales are unpacked, then [`M`] rows at a time
-//! are multiplied. The multiplication itself is an instruction set's own ([`Dots`]), which may have another way for a row
-//! of x alone.
+//! are multiplied. The multiplication itself is an instruction set's own ([`Dots`]).
 
 use super::activations::{ActivationRow, Activations, BLOCK};
 use super::scales::{self, BlockScales, Scales};
@@ -14,8 +13,6 @@ use crate::quant::Weight;
 pub(super) const M: usize = 4;
 /// Blocks in a lot, unless M rows are more.
 const LOT_BLOCKS: usize = 128;
-/// Bytes that are copied before they are read, where a read may go beyond the weight.
-const SLACK: usize = 64;
 
 /// How an instruction set multiplies rows of the format `F`.
 ///
@@ -24,37 +21,8 @@ const SLACK: usize = 64;
 pub(super) unsafe trait Dots<F> {
     /// The registers of this instruction set.
     type Vector: Vector;
-    /// Vector registers that there are.
-    const REGISTERS: usize;
-    /// Bytes behind a row that are read as well, whatever they are; at most 64.
-    const BEYOND: usize;
-
-    /// Whether there is [`stream`](Self::stream), for one row of x alone.
-    const STREAMS: bool = false;
-
-    /// The products of `N` weight rows, one after the other, with a row of x; the same bits as of `dots`.
-    ///
-    /// # Safety
-    /// As of `dots`.
-    #[inline(always)]
-    unsafe fn stream<const N: usize>(rows: [*const u8; N], x: ActivationRow<'_>) -> [f32; N] {
-        let _ = (rows, x);
-        unreachable!("rows are streamed only where they can be")
-    }
-
-    /// Unpacks the scales of the `n_groups` groups from `p` on, behind which `readable` bytes can be read.
-    ///
-    /// # Safety
-    /// The processor has the instruction set, and the groups can be read.
-    #[inline(always)]
-    unsafe fn unpack(scales: &mut Scales<'_>, p: *const u8, n_groups: usize, readable: usize)
-    where
-        F: BlockScales,
-    {
-        let _ = readable;
-        // SAFETY: as the caller promises.
-        unsafe { scales.unpack::<F, Self::Vector>(p, n_groups) }
-    }
+    /// Whether a row of x is always alone: several go another way.
+    const ALONE: bool;
 
     /// The products of `N` weight rows with `T` rows of x.
     ///
@@ -80,9 +48,7 @@ const fn lot_rows(n_blocks: usize) -> usize {
 /// f32s of scratch that [`matvec`] needs for rows of `k` weights.
 pub(super) fn scratch_len(k: usize) -> usize {
     let n_blocks = k.div_ceil(BLOCK);
-    // At most 34 bytes a block, of which one row is copied.
-    let copy = (n_blocks * 34 + 2 * SLACK) / size_of::<f32>();
-    scales::scratch_len(lot_rows(n_blocks) * n_blocks) + copy
+    scales::scratch_len(lot_rows(n_blocks) * n_blocks)
 }
 
 /// y[t, m] = x[t] · W[m] + bias[m], for the columns m that y has and all rows t of x.
@@ -102,54 +68,26 @@ pub(super) unsafe fn matvec<F: BlockScales, D: Dots<F>>(
     let row_bytes = n_blocks / F::GROUP * F::GROUP_BYTES;
     assert!(row_bytes == weight.row_bytes() && n_blocks.is_multiple_of(F::GROUP), "rows of x and of the weight");
     let bytes = &weight.bytes[..rows.end * row_bytes];
-    let whole = weight.bytes.len();
     let lot_rows = lot_rows(n_blocks);
-    let (scales, copy) = scratch.split_at_mut(scales::scratch_len(lot_rows * n_blocks));
-    let copy: &mut [u8] = bytemuck::cast_slice_mut(copy);
-    let mut scales = Scales::new(lot_rows * n_blocks, scales);
+    let mut scales = Scales::new(lot_rows * n_blocks, scratch);
     let mut store = |t: usize, m: usize, sum: f32| y.set(t, m, bias.map_or(sum, |bias| sum + bias[m]));
-    // Rows behind which what is read beyond them lies within the weight, too; the others are copied first.
-    let readable = (whole - D::BEYOND.min(whole)) / row_bytes;
-    if D::STREAMS && x.n_rows() == 1 {
-        let row = |m: usize| bytes[m * row_bytes..].as_ptr();
-        let whole = readable.clamp(rows.start, rows.end);
-        let whole = whole - (whole - rows.start) % M;
-        // SAFETY: the rows have the blocks that x has, and what is read beyond them is there.
-        unsafe {
-            for m in (rows.start..whole).step_by(M) {
-                let sums = D::stream::<M>(std::array::from_fn(|i| row(m + i)), x.row(0));
-                sums.into_iter().enumerate().for_each(|(i, sum)| store(0, m + i, sum));
-            }
-            for m in whole..rows.end {
-                let mut one = row(m);
-                if m >= readable {
-                    copy[..row_bytes].copy_from_slice(&bytes[m * row_bytes..][..row_bytes]);
-                    one = copy.as_ptr();
-                }
-                let [sum] = D::stream::<1>([one], x.row(0));
-                store(0, m, sum);
-            }
-        }
-        return;
-    }
     for first in rows.clone().step_by(lot_rows) {
         let end = rows.end.min(first + lot_rows);
         // SAFETY: the rows lie within the weight, and the processor has the instruction set.
         unsafe {
             let n_groups = (end - first) * n_blocks / F::GROUP;
-            D::unpack(&mut scales, bytes[first * row_bytes..].as_ptr(), n_groups, whole - end * row_bytes);
+            scales.unpack::<F, D::Vector>(bytes[first * row_bytes..].as_ptr(), n_groups);
         }
         let lot = Lot { bytes, row_bytes, first, end, n_blocks, scales: &scales };
-        let readable = readable.clamp(first, end);
         let mut t = 0;
-        // SAFETY: as above; what is read beyond a readable row lies within the weight, and the copy has room behind it.
+        // SAFETY: as above.
         unsafe {
             while t < x.n_rows() {
                 t += match x.n_rows() - t {
-                    1 => lot.tiles::<F, D, M, 1>(x, t, readable, copy, &mut store),
-                    2 | 3 => lot.tiles::<F, D, 2, 2>(x, t, readable, copy, &mut store),
-                    _ if D::REGISTERS > 16 => lot.tiles::<F, D, 2, 4>(x, t, readable, copy, &mut store),
-                    _ => lot.tiles::<F, D, 1, 4>(x, t, readable, copy, &mut store),
+                    1 => lot.tiles::<F, D, M, 1>(x, t, &mut store),
+                    _ if D::ALONE => unreachable!("a row alone"),
+                    2 | 3 => lot.tiles::<F, D, 2, 2>(x, t, &mut store),
+                    _ => lot.tiles::<F, D, 2, 4>(x, t, &mut store),
                 };
             }
         }
@@ -177,18 +115,16 @@ impl Lot<'_> {
         WeightRow { bytes: self.bytes[m * self.row_bytes..].as_ptr(), scales, mins }
     }
 
-    /// Multiplies all rows with `T` rows of x from t on, `N` at a time; gives T. Rows from `readable` on are copied first.
+    /// Multiplies all rows with `T` rows of x from t on, `N` at a time; gives T.
     #[inline(always)]
     unsafe fn tiles<F: BlockScales, D: Dots<F>, const N: usize, const T: usize>(
         self,
         x: &Activations,
         t: usize,
-        readable: usize,
-        copy: &mut [u8],
         store: &mut impl FnMut(usize, usize, f32),
     ) -> usize {
         let x: [ActivationRow<'_>; T] = std::array::from_fn(|i| x.row(t + i));
-        let whole = readable - (readable - self.first) % N;
+        let whole = self.end - (self.end - self.first) % N;
         // SAFETY: as the caller promises.
         unsafe {
             for m in (self.first..whole).step_by(N) {
@@ -198,13 +134,7 @@ impl Lot<'_> {
                 }
             }
             for m in whole..self.end {
-                let mut row = self.row::<F>(m);
-                if m >= readable {
-                    let bytes = &self.bytes[m * self.row_bytes..][..self.row_bytes];
-                    copy[..bytes.len()].copy_from_slice(bytes);
-                    row.bytes = copy.as_ptr();
-                }
-                let [sums] = D::dots::<1, T>([row], x);
+                let [sums] = D::dots::<1, T>([self.row::<F>(m)], x);
                 sums.into_iter().enumerate().for_each(|(j, sum)| store(t + j, m, sum));
             }
         }

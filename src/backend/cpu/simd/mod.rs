@@ -153,7 +153,7 @@ pub(super) fn are_few<'a>(isa: Isa, n_rows: usize, mut formats: impl Iterator<It
 /// f32s of scratch that [`matvec`] needs for rows of `k` weights.
 pub(super) fn matvec_scratch_len(k: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
-    return matvec::scratch_len(k).max(few::SCRATCH_LEN);
+    return matvec::scratch_len(k).max(few::SCRATCH_LEN).max(avx512::scratch_len(k));
     #[cfg(not(target_arch = "x86_64"))]
     matvec::scratch_len(k)
 }

@@ -101,6 +101,43 @@ macro_rules! with_block {
 }
 pub(super) use with_block;
 
+/// Defines `$name`, a product of any block format: `$product`, in which `$format` is the format, compiled for `$features`.
+#[cfg(target_arch = "x86_64")]
+macro_rules! of_blocks {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident = $product:expr, $format:ident: $bound:path,
+        if $available:path, for $features:literal) => {
+        $(#[$meta])*
+        $vis fn $name(
+            weight: &$crate::quant::Weight,
+            bias: Option<&[f32]>,
+            x: &$crate::backend::cpu::simd::activations::Activations,
+            y: &mut $crate::backend::cpu::threads::Columns<'_>,
+            scratch: &mut [f32],
+        ) {
+            use $crate::backend::cpu::simd::scales::with_block;
+
+            /// # Safety
+            /// The processor has the features.
+            #[target_feature(enable = $features)]
+            unsafe fn of_format<$format: $bound>(
+                weight: &$crate::quant::Weight,
+                bias: Option<&[f32]>,
+                x: &$crate::backend::cpu::simd::activations::Activations,
+                y: &mut $crate::backend::cpu::threads::Columns<'_>,
+                scratch: &mut [f32],
+            ) {
+                // SAFETY: as the caller promises.
+                unsafe { $product(weight, bias, x, y, scratch) }
+            }
+            assert!($available(), "the processor was asked before");
+            // SAFETY: the processor has the features.
+            unsafe { with_block!(weight.format, B => of_format::<B>(weight, bias, x, y, scratch)) }
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use of_blocks;
+
 /// Scales, and offsets if the format has any, of each block of some rows, one row after the other.
 pub(super) struct Scales<'a> {
     /// As many as blocks; as many as groups where they share one.
@@ -135,14 +172,6 @@ impl<'a> Scales<'a> {
         let scale = if F::SHARED { b / F::GROUP } else { b };
         let min = if F::HALF_MINS { 2 * b } else { scale };
         [self.scales[scale..].as_ptr(), self.mins[min..].as_ptr()]
-    }
-
-    /// Where the scales and the offsets of the first `n_blocks` go.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    pub(super) fn first(&mut self, n_blocks: usize) -> [*mut f32; 2] {
-        assert!(n_blocks <= self.scales.len() - MAX_LANES, "{n_blocks} blocks do not fit");
-        [self.scales.as_mut_ptr(), self.mins.as_mut_ptr()]
     }
 
     /// Fills in those of the `n_groups` groups from `p` on.

@@ -9,50 +9,22 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
 use super::{Line, Tiles};
-use crate::backend::cpu::simd::activations::{self, ActivationRowMut, Activations};
+use crate::backend::cpu::simd::activations::{self, ActivationRowMut};
 use crate::backend::cpu::simd::avx512::vector::Lanes;
-use crate::backend::cpu::simd::few::{self, Chunk, Multiply, Part, STRIP};
+use crate::backend::cpu::simd::few::{self, Chunk, Multiply, Part, STRIP, with_rows};
 use crate::backend::cpu::simd::gemm::unpack::Quants;
-use crate::backend::cpu::simd::scales::with_block;
+use crate::backend::cpu::simd::scales::of_blocks;
 use crate::backend::cpu::simd::vector::Vector;
 use crate::backend::cpu::simd::{avx2, avx512};
-use crate::backend::cpu::threads::Columns;
-use crate::quant::Weight;
 
 /// Rows of x that are multiplied together, at most.
 const TOGETHER: usize = 8;
 /// Tiles for sums.
 const SUMS: usize = 4;
 
-/// See [`few::product`]: the block formats.
-pub(in super::super) fn few(
-    weight: &Weight,
-    bias: Option<&[f32]>,
-    x: &Activations,
-    y: &mut Columns<'_>,
-    scratch: &mut [f32],
-) {
-    assert!(super::available(), "the processor was asked before");
-    // SAFETY: the processor has the features.
-    unsafe {
-        with_block!(weight.format, B => blocks::<B>(weight, bias, x, y, scratch));
-    }
-}
-
-/// [`few`] with a block format.
-///
-/// # Safety
-/// [`available`](super::available) said yes.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
-unsafe fn blocks<F: Quants>(
-    weight: &Weight,
-    bias: Option<&[f32]>,
-    x: &Activations,
-    y: &mut Columns<'_>,
-    scratch: &mut [f32],
-) {
-    // SAFETY: as the caller promises.
-    unsafe { few::product::<F, Tiles>(weight, bias, x, y, scratch) }
+of_blocks! {
+    /// See [`few::product`]: the block formats.
+    pub(in super::super) fn few = few::product::<F, Tiles>, F: Quants, if super::available, for "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c"
 }
 
 // SAFETY: these are for processors with tiles, of which all have AVX-512.
@@ -75,16 +47,7 @@ unsafe impl Multiply for Tiles {
     unsafe fn add(&self, chunk: &Chunk, x: &Part, totals: &mut [[f32; STRIP]]) {
         // SAFETY: as the caller promises.
         unsafe {
-            match x.rows {
-                2 => self.add_rows::<2>(chunk, x, totals),
-                3 => self.add_rows::<3>(chunk, x, totals),
-                4 => self.add_rows::<4>(chunk, x, totals),
-                5 => self.add_rows::<5>(chunk, x, totals),
-                6 => self.add_rows::<6>(chunk, x, totals),
-                7 => self.add_rows::<7>(chunk, x, totals),
-                8 => self.add_rows::<8>(chunk, x, totals),
-                rows => unreachable!("{rows} rows together"),
-            }
+            with_rows!(x.rows, T in [2, 3, 4, 5, 6, 7, 8] => self.add_rows::<T>(chunk, x, totals));
         }
     }
 }

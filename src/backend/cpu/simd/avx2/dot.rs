@@ -14,8 +14,7 @@ pub(super) struct Avx2;
 // SAFETY: exactly the groups of a row are read.
 unsafe impl<F: Unpack> Dots<F> for Avx2 {
     type Vector = Lanes;
-    const BEYOND: usize = 0;
-    const REGISTERS: usize = 16;
+    const ALONE: bool = true;
 
     #[inline(always)]
     unsafe fn dots<const N: usize, const T: usize>(rows: [WeightRow; N], x: [ActivationRow<'_>; T]) -> [[f32; T]; N] {

@@ -3,43 +3,15 @@
 use std::arch::x86_64::*;
 
 use super::vector::Lanes;
-use crate::backend::cpu::simd::activations::{Activations, Line};
+use crate::backend::cpu::simd::activations::Line;
 use crate::backend::cpu::simd::few::words::{self, Words};
-use crate::backend::cpu::simd::few::{self, Chunk, Multiply, Part, STRIP};
+use crate::backend::cpu::simd::few::{self, Chunk, Multiply, Part, STRIP, with_rows};
 use crate::backend::cpu::simd::gemm::unpack::Quants;
-use crate::backend::cpu::simd::scales::with_block;
-use crate::backend::cpu::threads::Columns;
-use crate::quant::Weight;
+use crate::backend::cpu::simd::scales::of_blocks;
 
-/// See [`few::product`]: the block formats.
-pub(in super::super) fn few(
-    weight: &Weight,
-    bias: Option<&[f32]>,
-    x: &Activations,
-    y: &mut Columns<'_>,
-    scratch: &mut [f32],
-) {
-    assert!(super::available(), "the processor was asked before");
-    // SAFETY: the processor has the features.
-    unsafe {
-        with_block!(weight.format, B => blocks::<B>(weight, bias, x, y, scratch));
-    }
-}
-
-/// [`few`] with a block format.
-///
-/// # Safety
-/// The processor has AVX2, FMA and F16C.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn blocks<F: Quants>(
-    weight: &Weight,
-    bias: Option<&[f32]>,
-    x: &Activations,
-    y: &mut Columns<'_>,
-    scratch: &mut [f32],
-) {
-    // SAFETY: as the caller promises.
-    unsafe { few::product::<F, Avx2>(weight, bias, x, y, scratch) }
+of_blocks! {
+    /// See [`few::product`]: the block formats.
+    pub(in super::super) fn few = few::product::<F, Avx2>, F: Quants, if super::available, for "avx2,fma,f16c"
 }
 
 /// Products with AVX2.
@@ -64,12 +36,7 @@ unsafe impl Multiply for Avx2 {
     unsafe fn add(&self, chunk: &Chunk, x: &Part, totals: &mut [[f32; STRIP]]) {
         // SAFETY: as the caller promises.
         unsafe {
-            match x.rows {
-                2 => add::<2>(chunk, x, totals),
-                3 => add::<3>(chunk, x, totals),
-                4 => add::<4>(chunk, x, totals),
-                rows => unreachable!("{rows} rows together"),
-            }
+            with_rows!(x.rows, T in [2, 3, 4] => add::<T>(chunk, x, totals));
         }
     }
 }

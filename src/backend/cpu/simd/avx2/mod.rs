@@ -15,30 +15,18 @@ use self::dot::Avx2;
 pub(super) use self::few::{few, pair};
 pub(super) use self::formats::q3_k_scales;
 pub(super) use self::quantize::quantize;
-use super::activations::{ActivationRowMut, Activations};
+use super::activations::ActivationRowMut;
 use super::matvec;
-use super::scales::with_block;
-use crate::backend::cpu::threads::Columns;
-use crate::quant::Weight;
+use super::scales::of_blocks;
 
 /// Whether this processor can run what is here.
 pub(in crate::backend::cpu) fn available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
-/// See [`simd::matvec`](super::matvec()): the block formats.
-pub(super) fn product(
-    weight: &Weight,
-    bias: Option<&[f32]>,
-    x: &Activations,
-    y: &mut Columns<'_>,
-    scratch: &mut [f32],
-) {
-    assert!(available(), "the processor was asked before");
-    // SAFETY: the processor has the features.
-    unsafe {
-        with_block!(weight.format, B => blocks::<B>(weight, bias, x, y, scratch));
-    }
+of_blocks! {
+    /// See [`simd::matvec`](super::matvec()): the block formats, one row of x.
+    pub(super) fn product = matvec::matvec::<F, Avx2>, F: formats::Unpack, if available, for "avx2,fma,f16c"
 }
 
 /// Fills `out` with the numbers of `x`, in plain order and in pairs.
@@ -47,22 +35,6 @@ pub(super) fn round(x: &[f32], mut out: ActivationRowMut<'_>) {
     assert!(available(), "the processor was asked before");
     // SAFETY: the processor has the features.
     unsafe { pair(out.q, out.woven) }
-}
-
-/// [`product`] with a block format.
-///
-/// # Safety
-/// The processor has AVX2, FMA and F16C.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn blocks<F: formats::Unpack>(
-    weight: &Weight,
-    bias: Option<&[f32]>,
-    x: &Activations,
-    y: &mut Columns<'_>,
-    scratch: &mut [f32],
-) {
-    // SAFETY: as the caller promises.
-    unsafe { matvec::matvec::<F, Avx2>(weight, bias, x, y, scratch) }
 }
 
 /// Bytes from what is read to what is asked of memory for the first-level cache.

@@ -2,45 +2,16 @@
 
 use std::arch::x86_64::*;
 
-use super::dot::multiply_add;
+use super::stream::multiply_add;
 use super::vector::Lanes;
-use crate::backend::cpu::simd::activations::Activations;
 use crate::backend::cpu::simd::few::words::{self, Words};
-use crate::backend::cpu::simd::few::{self, Chunk, Multiply, Part, STRIP};
+use crate::backend::cpu::simd::few::{self, Chunk, Multiply, Part, STRIP, with_rows};
 use crate::backend::cpu::simd::gemm::unpack::Quants;
-use crate::backend::cpu::simd::scales::with_block;
-use crate::backend::cpu::threads::Columns;
-use crate::quant::Weight;
+use crate::backend::cpu::simd::scales::of_blocks;
 
-/// See [`few::product`]: the block formats.
-pub(in super::super) fn few(
-    weight: &Weight,
-    bias: Option<&[f32]>,
-    x: &Activations,
-    y: &mut Columns<'_>,
-    scratch: &mut [f32],
-) {
-    assert!(super::available(), "the processor was asked before");
-    // SAFETY: the processor has the features.
-    unsafe {
-        with_block!(weight.format, B => blocks::<B>(weight, bias, x, y, scratch));
-    }
-}
-
-/// [`few`] with a block format.
-///
-/// # Safety
-/// [`available`](super::available) said yes.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
-unsafe fn blocks<F: Quants>(
-    weight: &Weight,
-    bias: Option<&[f32]>,
-    x: &Activations,
-    y: &mut Columns<'_>,
-    scratch: &mut [f32],
-) {
-    // SAFETY: as the caller promises.
-    unsafe { few::product::<F, Avx512>(weight, bias, x, y, scratch) }
+of_blocks! {
+    /// See [`few::product`]: the block formats.
+    pub(in super::super) fn few = few::product::<F, Avx512>, F: Quants, if super::available, for "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c"
 }
 
 /// Products with AVX-512.
@@ -65,16 +36,7 @@ unsafe impl Multiply for Avx512 {
     unsafe fn add(&self, chunk: &Chunk, x: &Part, totals: &mut [[f32; STRIP]]) {
         // SAFETY: as the caller promises.
         unsafe {
-            match x.rows {
-                2 => add::<2>(chunk, x, totals),
-                3 => add::<3>(chunk, x, totals),
-                4 => add::<4>(chunk, x, totals),
-                5 => add::<5>(chunk, x, totals),
-                6 => add::<6>(chunk, x, totals),
-                7 => add::<7>(chunk, x, totals),
-                8 => add::<8>(chunk, x, totals),
-                rows => unreachable!("{rows} rows together"),
-            }
+            with_rows!(x.rows, T in [2, 3, 4, 5, 6, 7, 8] => add::<T>(chunk, x, totals));
         }
     }
 }

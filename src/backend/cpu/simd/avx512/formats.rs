@@ -22,23 +22,7 @@ pub(super) enum Order {
 }
 
 impl Order {
-    /// The scales that the sums of two blocks are multiplied with, from where they lie in memory; the second block's is
-    /// zero if it is not `there`.
-    #[inline(always)]
-    pub(super) unsafe fn at(self, scales: *const f32, there: [bool; 2]) -> [__m512; 2] {
-        // SAFETY: the callers have AVX-512, and a scale for each block that is there.
-        unsafe {
-            match self {
-                Order::Woven if there[1] => {
-                    [_mm512_castpd_ps(_mm512_set1_pd(scales.cast::<f64>().read_unaligned())); 2]
-                }
-                Order::Woven => [_mm512_maskz_mov_ps(0x5555, _mm512_set1_ps(*scales)); 2],
-                Order::Plain => [0, 1].map(|i| _mm512_set1_ps(if there[i] { *scales.add(i) } else { 0.0 })),
-            }
-        }
-    }
-
-    /// The same of blocks 2j and 2j + 1 of those whose scales are in the lanes of `scales`.
+    /// What the sums of blocks 2j and 2j + 1 are multiplied with, whose scales are in the lanes of `scales`.
     #[inline(always)]
     pub(super) unsafe fn of_pair(self, scales: __m512, j: usize) -> [__m512; 2] {
         // SAFETY: the callers have AVX-512.

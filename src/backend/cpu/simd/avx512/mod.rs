@@ -1,7 +1,6 @@
 //! x86-64 with the AVX-512 of Ice Lake (Intel, 2019) and Zen 4 (AMD, 2022): wide registers, products of bytes and of 16-bit
 //! integers that add up in 32 bits (VNNI), permutations of bytes (VBMI).
 
-mod dot;
 mod few;
 mod formats;
 mod scales;
@@ -11,13 +10,11 @@ pub(in crate::backend::cpu) mod vector;
 use std::arch::is_x86_feature_detected as has;
 use std::arch::x86_64::*;
 
-use self::dot::Avx512;
 pub(super) use self::few::few;
-use super::activations::{ActivationRowMut, Activations, Line};
-use super::scales::with_block;
-use super::{avx2, matvec};
-use crate::backend::cpu::threads::Columns;
-use crate::quant::Weight;
+pub(super) use self::stream::scratch_len;
+use super::activations::{ActivationRowMut, Line};
+use super::avx2;
+use super::scales::of_blocks;
 
 /// Whether this processor can run what is here.
 pub(in crate::backend::cpu) fn available() -> bool {
@@ -30,35 +27,9 @@ pub(in crate::backend::cpu) fn available() -> bool {
         && super::avx2::available()
 }
 
-/// See [`simd::matvec`](super::matvec()): the block formats.
-pub(super) fn product(
-    weight: &Weight,
-    bias: Option<&[f32]>,
-    x: &Activations,
-    y: &mut Columns<'_>,
-    scratch: &mut [f32],
-) {
-    assert!(available(), "the processor was asked before");
-    // SAFETY: the processor has the features.
-    unsafe {
-        with_block!(weight.format, B => blocks::<B>(weight, bias, x, y, scratch));
-    }
-}
-
-/// [`product`] with a block format.
-///
-/// # Safety
-/// [`available`] said yes.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
-unsafe fn blocks<F: formats::Unpack>(
-    weight: &Weight,
-    bias: Option<&[f32]>,
-    x: &Activations,
-    y: &mut Columns<'_>,
-    scratch: &mut [f32],
-) {
-    // SAFETY: as the caller promises.
-    unsafe { matvec::matvec::<F, Avx512>(weight, bias, x, y, scratch) }
+of_blocks! {
+    /// See [`simd::matvec`](super::matvec()): the block formats, one row of x.
+    pub(super) fn product = stream::product::<F>, F: formats::Unpack, if available, for "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c"
 }
 
 /// Fills `out` with the numbers of `x`, in plain order and woven, or in pairs for a row that is not alone.

@@ -48,6 +48,20 @@ pub(super) unsafe trait Multiply {
     unsafe fn add(&self, chunk: &Chunk, x: &Part, totals: &mut [[f32; STRIP]]);
 }
 
+/// `$call` with `$t` as the constant that `$rows` is.
+macro_rules! with_rows {
+    ($rows:expr, $t:ident in [$($n:literal),*] => $call:expr) => {
+        match $rows {
+            $($n => {
+                const $t: usize = $n;
+                $call
+            })*
+            rows => unreachable!("{rows} rows together"),
+        }
+    };
+}
+pub(super) use with_rows;
+
 /// A chunk of the weights of a strip.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]

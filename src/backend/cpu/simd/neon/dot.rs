@@ -21,8 +21,7 @@ pub(super) struct Products<M, const R: usize>(PhantomData<M>);
 // SAFETY: exactly the groups of a row are read.
 unsafe impl<F: Unpack, M: Multiply<R>, const R: usize> Dots<F> for Products<M, R> {
     type Vector = Lanes;
-    const BEYOND: usize = 0;
-    const REGISTERS: usize = Lanes::REGISTERS;
+    const ALONE: bool = false;
 
     #[inline(always)]
     unsafe fn dots<const N: usize, const T: usize>(rows: [WeightRow; N], x: [ActivationRow<'_>; T]) -> [[f32; T]; N] {

@@ -3,8 +3,8 @@
 //! The reference stands for exact arithmetic: it is pinned to f64 data (`cpu::*_is_golden`), and its own error is a hundred
 //! times less than what is measured here. `cargo nextest run fidelity --no-capture` shows the figures.
 
-use halfbyte::backend::Distribution;
 use halfbyte::backend::cpu::{self, Isa, Kernels, Options};
+use halfbyte::backend::{Distribution, Limits};
 use halfbyte::model::Model;
 
 use crate::common;
@@ -18,7 +18,7 @@ const LIMIT: f64 = 0.05;
 
 /// Logits at each position, computed in steps of `chunk` rows.
 fn logits(model: &Model, tokens: &[u32], kernels: Kernels, chunk: usize) -> Vec<Vec<f32>> {
-    let limits = golden::limits(tokens.len(), 256);
+    let limits = Limits { max_outputs: 256, ..golden::limits(tokens.len(), 256) };
     let options = Options { threads: 2, kernels, ..Options::default() };
     let mut program = cpu::compile(&model.graph, model, limits, options).expect("the model compiles");
     let all: Vec<usize> = (0..tokens.len()).collect();
@@ -58,8 +58,9 @@ fn check(file: &str, name: &str) {
     let llama_cpp = of_llama_cpp(&golden, &exact);
     eprintln!("{name}: mean KL divergence from exact arithmetic: llama.cpp at least {llama_cpp:.2e}");
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-        // Many rows go by way of panels in f32; rows one by one are products with 16-bit activations.
-        for (what, chunk) in [("prompt", usize::MAX), ("tokens one by one", 1)] {
+        // Many rows go by way of panels in f32, and attention of theirs by tiles where there are some; few rows and single ones are
+        // products with 16-bit activations.
+        for (what, chunk) in [("prompt", usize::MAX), ("16 tokens at a time", 16), ("tokens one by one", 1)] {
             let found = logits(&model, tokens, Kernels::Only(isa), chunk);
             let each = exact.iter().zip(&found).map(|(p, q)| divergence(p, q));
             let mean = each.sum::<f64>() / exact.len() as f64;

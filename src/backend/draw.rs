@@ -138,18 +138,42 @@ fn is_finite(key: u32) -> bool {
 
 /// The most likely token; `None` if a logit is not a number, or the largest is infinite.
 pub(crate) fn argmax(logits: &[f32]) -> Option<u32> {
-    /// Long enough for vectors, short enough to be searched again.
-    const PART: usize = 512;
-    let largest = |part: &[f32]| part.iter().map(|&logit| key(logit)).fold(0, u32::max);
-    let (mut best, mut at) = (0, 0);
-    for (i, part) in logits.chunks(PART).enumerate() {
-        let key = largest(part);
-        if key > best {
-            (best, at) = (key, i * PART);
+    Largest::of(logits, 0).token()
+}
+
+/// The first of the largest logits of a part of a row.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Largest {
+    key: u32,
+    id: u32,
+}
+
+impl Largest {
+    /// Of the tokens from `first` on.
+    pub(crate) fn of(logits: &[f32], first: usize) -> Self {
+        /// Long enough for vectors, short enough to be searched again.
+        const PART: usize = 512;
+        let largest = |part: &[f32]| part.iter().map(|&logit| key(logit)).fold(0, u32::max);
+        let (mut best, mut at) = (0, 0);
+        for (i, part) in logits.chunks(PART).enumerate() {
+            let key = largest(part);
+            if key > best {
+                (best, at) = (key, i * PART);
+            }
         }
+        let id = logits[at..].iter().position(|&logit| key(logit) == best).map_or(0, |i| first + at + i);
+        Self { key: best, id: id as u32 }
     }
-    let id = logits[at..].iter().position(|&logit| key(logit) == best)? + at;
-    is_finite(best).then_some(id as u32)
+
+    /// Of both parts, of which this one comes first.
+    pub(crate) fn or(self, next: Self) -> Self {
+        if next.key > self.key { next } else { self }
+    }
+
+    /// See [`argmax`], where this is of a whole row.
+    pub(crate) fn token(self) -> Option<u32> {
+        is_finite(self.key).then_some(self.id)
+    }
 }
 
 /// The token that `plan` chooses among the candidates, which come by id; `None` as for [`argmax`].
@@ -284,6 +308,7 @@ mod tests {
         assert_eq!(finite, logits.map(f32::is_finite));
         assert_eq!(argmax(&[-0.0, 0.0]), Some(0));
         assert_eq!(argmax(&[0.0, -f32::NAN]), None);
+        assert_eq!(argmax(&[]), None);
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::ahead::{self, Ahead};
 use super::simd::activations::Activations;
 use super::simd::attention::Inputs;
 use super::simd::{self, Input, Isa, elementwise, gemm};
@@ -20,6 +21,8 @@ const ROUND_ALONE: usize = 2 * 1024;
 const SHARES: [usize; 4] = [2, 4, 8, 8];
 /// Columns that are never divided: a few microseconds of work.
 const COLUMNS: usize = 16;
+/// Columns of a task with few rows, at least, if threads do not have less than that each: of fewer, rows are too short a read.
+const LEAST_COLUMNS: usize = 128;
 /// Tasks for each thread in a product with several rows, at least.
 const TASKS: usize = 4;
 
@@ -51,6 +54,35 @@ impl Fast {
             threads,
             tasks: tasks.collect(),
         }
+    }
+
+    /// What each thread reads first in each group of products, with few rows.
+    pub(super) fn ahead(&self, graph: &Graph, groups: &[Vec<usize>], weights: &[OpWeights]) -> Ahead {
+        let first = |(group, tasks): (&Vec<usize>, &Vec<Task>)| {
+            let (products, behind) = split(graph, group);
+            // The beginnings of what is read side by side.
+            let rows = |i: usize, columns: &Range<usize>| -> [Range<usize>; simd::STREAMS] {
+                let matrix = weights[i].matrix();
+                let (start, n) = (matrix.bytes.as_ptr().addr(), columns.len() / simd::STREAMS);
+                let len = (n * matrix.row_bytes()).min(ahead::MOST / simd::STREAMS);
+                std::array::from_fn(|i| {
+                    let first = start + (columns.start + i * n) * matrix.row_bytes();
+                    first..first + len
+                })
+            };
+            let of_task = |task: &Task| -> Vec<Range<usize>> {
+                let of = |(which, columns): &(usize, Range<usize>)| match behind {
+                    None => rows(products[*which], columns).to_vec(),
+                    Some(_) => products.iter().flat_map(|&i| rows(i, columns)).collect(),
+                };
+                task.iter().flat_map(of).collect()
+            };
+            match graph.ops[group[0]] {
+                Op::MatMul { .. } => tasks.iter().take(self.threads).map(of_task).collect(),
+                _ => Vec::new(),
+            }
+        };
+        Ahead::new(groups.iter().zip(&self.tasks).map(first).collect())
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -129,7 +161,9 @@ fn shares(threads: usize) -> impl Iterator<Item = usize> {
 
 /// The tasks of a product with few rows, whose columns have `widths`, one matrix after the other.
 pub(super) fn one_row_tasks(widths: &[usize], threads: usize) -> Vec<Task> {
-    tasks(widths, shares(threads))
+    let total: usize = widths.iter().sum();
+    let least = LEAST_COLUMNS.min(total.div_ceil(threads));
+    tasks(widths, shares(threads).map(|share| total.div_ceil(share).max(least)))
 }
 
 /// The tasks of a product with many rows.
@@ -140,13 +174,13 @@ pub(super) fn even_tasks_for(isa: Isa, widths: &[usize], threads: usize) -> Vec<
     even_tasks(widths, strip * (n / (threads * TASKS)).max(1))
 }
 
-/// Cuts the columns of matrices that have `widths`, one matrix after the other, into tasks of whole / `part` columns.
+/// Cuts the columns of matrices that have `widths`, one matrix after the other, into tasks of `parts` and one of the rest.
 fn tasks(widths: &[usize], parts: impl Iterator<Item = usize>) -> Vec<Task> {
     let total: usize = widths.iter().sum();
     let mut tasks = Vec::new();
     let mut start = 0;
-    for part in parts.chain(std::iter::once(1)) {
-        let end = total.min(start + total.div_ceil(part).next_multiple_of(COLUMNS));
+    for part in parts.chain(std::iter::once(total)) {
+        let end = total.min(start + part.next_multiple_of(COLUMNS));
         let mut task = Vec::new();
         let mut first = 0;
         for (which, &width) in widths.iter().enumerate() {
@@ -208,7 +242,8 @@ impl CpuProgram {
         };
         let ops: Vec<&OpWeights> = products.iter().map(|&i| &weights[i]).collect();
         let group_of = Group { isa, graph, values, products, behind };
-        pool.run(tasks.len(), &|i, scratch| {
+        let next = (!by_panel).then_some(g);
+        pool.run_group(next, tasks.len(), &|i, scratch| {
             for (which, columns) in &tasks[i] {
                 // SAFETY: a column is in one task only.
                 let part = |i| unsafe { parts.columns(i, columns.clone()) };
@@ -350,7 +385,7 @@ mod tests {
     fn tasks_cover_each_column_once_and_shrink() {
         for widths in [vec![576], vec![576, 192, 192], vec![1], vec![1536, 1536], vec![262_144], vec![5, 3]] {
             for threads in [1, 2, 3, 64] {
-                let tasks = tasks(&widths, shares(threads));
+                let tasks = one_row_tasks(&widths, threads);
                 let mut next: Vec<usize> = vec![0; widths.len()];
                 for (which, columns) in tasks.iter().flatten() {
                     assert_eq!(columns.start, next[*which], "{widths:?} for {threads} threads");

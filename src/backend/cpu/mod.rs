@@ -5,6 +5,7 @@
 //! file is mapped.
 
 mod absence;
+mod ahead;
 mod attention;
 mod experts;
 mod fast;
@@ -107,6 +108,9 @@ impl Default for Options {
     }
 }
 
+/// Logits that a thread searches for the largest one at a time: some microseconds.
+const VOCAB_PART: usize = 16 * 1024;
+
 /// Compiles `graph` with its `weights`.
 ///
 /// # Errors
@@ -135,7 +139,8 @@ pub fn compile(graph: &Graph, weights: &dyn Weights, limits: Limits, options: Op
     // Which experts will be read, nobody knows.
     let matrix = |&i: &usize| matches!(graph.ops[i], Op::MatMul { .. }).then(|| op_weights[i].matrix().bytes.clone());
     let read_ahead = ReadAhead::new(groups.iter().map(|group| group.iter().filter_map(matrix).collect()).collect());
-    let pool = Pool::new(threads, scratch_len(graph, &limits, isa)).map_err(|error| Error::Usage {
+    let ahead = fast.as_ref().map(|fast| fast.ahead(graph, &groups, &op_weights)).unwrap_or_default();
+    let pool = Pool::with_ahead(threads, scratch_len(graph, &limits, isa), ahead).map_err(|error| Error::Usage {
         what: format!("cannot start {threads} threads: {error}"),
         hint: "use fewer threads (`-t`)".into(),
     })?;
@@ -290,7 +295,17 @@ impl Program for CpuProgram {
         match step.want {
             Want::Nothing => return Ok(Output::Nothing),
             Want::Logits => return Ok(Output::Logits(logits.to_vec())),
-            Want::Argmax => self.pool.each(each.collect(), |(logits, chosen)| *chosen = draw::argmax(logits)),
+            Want::Argmax => {
+                let n_parts = self.graph.n_vocab.div_ceil(VOCAB_PART);
+                let mut largest = vec![draw::Largest::default(); n_parts * chosen.len()];
+                let parts = logits.chunks_exact(self.graph.n_vocab).flat_map(|row| row.chunks(VOCAB_PART).enumerate());
+                self.pool.each(parts.zip(&mut largest).collect(), |((i, logits), largest)| {
+                    *largest = draw::Largest::of(logits, i * VOCAB_PART);
+                });
+                for (chosen, parts) in chosen.iter_mut().zip(largest.chunks_exact(n_parts)) {
+                    *chosen = parts.iter().copied().reduce(draw::Largest::or).and_then(draw::Largest::token);
+                }
+            }
             Want::Draw(draws) => {
                 self.pool.each(each.zip(draws).collect(), |((logits, chosen), draw)| *chosen = draw.choose(logits));
             }

@@ -11,12 +11,13 @@ use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::absence::Absence;
+use super::ahead::{Ahead, Fetch};
 
 /// Looks at the state before a worker sleeps: tens of microseconds, the gap between two steps.
 const SPINS: usize = 4_000;
@@ -51,14 +52,17 @@ struct Shared {
     job: UnsafeCell<Option<Job>>,
     /// The next task to hand out.
     next: Line<AtomicUsize>,
-    /// The first panic of a worker's task.
+    /// The first panic of a worker's task, and whether there is one: a look at that is cheaper than the lock.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    panicked: AtomicBool,
     /// Held by a worker from its last look at the state until it sleeps, so that it misses no wake-up.
     lock: Mutex<()>,
     wake: Condvar,
     sleeping: AtomicUsize,
     /// The last job that waited for those inside longer than it took to work.
     late: AtomicU64,
+    /// What to fetch while waiting.
+    ahead: Ahead,
 }
 
 /// Alone on its cache line (on two, since processors fetch lines in pairs): all threads write these words all the time, and
@@ -79,6 +83,8 @@ struct Job {
     n_tasks: usize,
     /// Borrowed by the caller of [`Pool::run`], which does not return before all workers have left.
     task: *const Task<'static>,
+    /// The group of ops that this is, if what follows it is to be fetched.
+    group: Option<usize>,
 }
 
 // SAFETY: `job` is written only by the one caller (`Pool::run` takes `&mut self`) while the state is closed with nobody
@@ -89,22 +95,30 @@ unsafe impl Send for Shared {}
 
 impl Pool {
     /// A pool of `threads`, the caller's own among them, each with `scratch_len` numbers of scratch.
+    #[cfg(test)]
     pub(crate) fn new(threads: usize, scratch_len: usize) -> std::io::Result<Self> {
+        Self::with_ahead(threads, scratch_len, Ahead::default())
+    }
+
+    /// The same, whose threads fetch `ahead` while they wait.
+    pub(super) fn with_ahead(threads: usize, scratch_len: usize, ahead: Ahead) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Line(AtomicU64::new(0)),
             job: UnsafeCell::new(None),
             next: Line(AtomicUsize::new(0)),
             panic: Mutex::new(None),
+            panicked: AtomicBool::new(false),
             lock: Mutex::new(()),
             wake: Condvar::new(),
             sleeping: AtomicUsize::new(0),
             late: AtomicU64::new(0),
+            ahead,
         });
         let mut pool = Self { shared, workers: Vec::new(), scratch: vec![0.0; scratch_len] };
         for i in 1..threads {
             let shared = pool.shared.clone();
             let worker = std::thread::Builder::new().name(format!("cpu {i}"));
-            pool.workers.push(worker.spawn(move || shared.work_until_quit(&mut vec![0.0; scratch_len]))?);
+            pool.workers.push(worker.spawn(move || shared.work_until_quit(i, &mut vec![0.0; scratch_len]))?);
         }
         Ok(pool)
     }
@@ -114,26 +128,33 @@ impl Pool {
     /// # Panics
     /// If a task does.
     pub(crate) fn run(&mut self, n_tasks: usize, task: &Task<'_>) {
+        self.run_group(None, n_tasks, task);
+    }
+
+    /// The same for a group of ops, after which threads fetch what [`Ahead`] says.
+    ///
+    /// # Panics
+    /// If a task does.
+    pub(super) fn run_group(&mut self, group: Option<usize>, n_tasks: usize, task: &Task<'_>) {
         if n_tasks <= 1 || self.workers.is_empty() {
             (0..n_tasks).for_each(|i| task(i, &mut self.scratch));
             return;
         }
         let shared = &*self.shared;
-        let job = Job { n_tasks, task: erase_lifetime(task) };
+        let job = Job { n_tasks, task: erase_lifetime(task), group };
         // SAFETY: the job before this one was closed and left by all (`Open::drop`), and `&mut self` keeps out others.
         unsafe { *shared.job.get() = Some(job) };
         shared.next.store(0, Ordering::Relaxed);
         // Of two panics in one job only one was passed on.
-        *shared.panic.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        drop(shared.take_panic());
         let epoch = (shared.state.load(Ordering::Relaxed) >> EPOCH_SHIFT) as u32;
         let opened = Instant::now();
         shared.state.store(u64::from(epoch.wrapping_add(1)) << EPOCH_SHIFT | OPEN, Ordering::SeqCst);
-        let open = Open { shared, opened };
+        let open = Open { shared, opened, group };
         shared.wake_some();
         shared.work(n_tasks, task, &mut self.scratch);
         drop(open);
-        let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(panic) = panic {
+        if let Some(panic) = shared.take_panic() {
             resume_unwind(panic);
         }
     }
@@ -217,6 +238,7 @@ impl Drop for Pool {
 struct Open<'a> {
     shared: &'a Shared,
     opened: Instant,
+    group: Option<usize>,
 }
 
 impl Drop for Open<'_> {
@@ -229,7 +251,9 @@ impl Drop for Open<'_> {
         let closed = Instant::now();
         let patience = LATE.max(closed - self.opened);
         let mut looks = 0;
+        let mut fetch = self.shared.ahead.of(self.group, 0);
         while now & INSIDE != 0 {
+            fetch.some();
             relax(&mut looks);
             if looks % SPINS == 0 && closed.elapsed() > patience {
                 self.shared.late.store(now >> EPOCH_SHIFT, Ordering::Relaxed);
@@ -240,11 +264,12 @@ impl Drop for Open<'_> {
 }
 
 impl Shared {
-    fn work_until_quit(&self, scratch: &mut [f32]) {
+    fn work_until_quit(&self, thread: usize, scratch: &mut [f32]) {
         let mut seen = 0;
         let mut absence = Absence::default();
+        let mut fetch = Fetch::default();
         loop {
-            let state = self.wait(seen);
+            let state = self.wait(seen, &mut fetch);
             if state & QUIT != 0 {
                 return;
             }
@@ -255,10 +280,12 @@ impl Shared {
             // SAFETY: this worker is inside an open job, so that nobody writes `job`, and what it borrows is alive.
             let result = unsafe {
                 let job = (*self.job.get()).expect("an open job");
+                fetch = self.ahead.of(job.group, thread);
                 catch_unwind(AssertUnwindSafe(|| self.work(job.n_tasks, &*job.task, scratch)))
             };
             if let Err(panic) = result {
                 self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+                self.panicked.store(true, Ordering::Release);
             }
             // Read before it leaves: thereafter the caller goes on to other jobs.
             let late = self.late.load(Ordering::Relaxed) == seen;
@@ -267,6 +294,14 @@ impl Shared {
                 self.stay_away(until);
             }
         }
+    }
+
+    fn take_panic(&self) -> Option<Box<dyn Any + Send>> {
+        if !self.panicked.load(Ordering::Acquire) {
+            return None;
+        }
+        self.panicked.store(false, Ordering::Relaxed);
+        self.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Returns at that time, or when the pool goes away.
@@ -290,7 +325,7 @@ impl Shared {
     }
 
     /// Waits for a job other than `seen`, or for the end.
-    fn wait(&self, seen: u64) -> u64 {
+    fn wait(&self, seen: u64, fetch: &mut Fetch<'_>) -> u64 {
         let ready = |state: u64| state & QUIT != 0 || (state & OPEN != 0 && state >> EPOCH_SHIFT != seen);
         loop {
             for _ in 0..SPINS {
@@ -298,6 +333,7 @@ impl Shared {
                 if ready(state) {
                     return state;
                 }
+                fetch.some();
                 std::hint::spin_loop();
             }
             let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,6 +12,9 @@ pub(crate) const CHUNK: usize = 256;
 /// Blocks in a chunk.
 pub(crate) const CHUNK_BLOCKS: usize = CHUNK / BLOCK;
 
+/// Lines of digits for each chunk of a row alone: eight for each order that the kernels of AVX-512 have.
+const DIGIT_LINES: usize = if cfg!(target_arch = "x86_64") { 4 * CHUNK_BLOCKS } else { 0 };
+
 /// A cache line of 16-bit numbers: a block.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
@@ -24,6 +27,7 @@ pub(crate) struct Activations {
     n_blocks: usize,
     q: Vec<Line>,
     woven: Vec<Line>,
+    digits: Vec<Line>,
     scales: Vec<f32>,
     sums: Vec<f32>,
     half_sums: Vec<f32>,
@@ -36,8 +40,11 @@ pub(crate) struct ActivationRow<'a> {
     pub(crate) n_blocks: usize,
     /// A line for each block, and one of zeros if they are odd.
     pub(crate) q: &'a [Line],
-    /// The same in the order in which the instruction set multiplies, if that is another; a row alone may have one of its own.
+    /// The same in the order in which the instruction set multiplies, if that is another.
     pub(crate) woven: &'a [Line],
+    /// Of a row alone: both bytes of each number, in the orders of AVX-512.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "see `DIGIT_LINES`"))]
+    pub(crate) digits: &'a [Line],
     /// Of each chunk.
     pub(crate) scales: &'a [f32],
     /// Of each block the sum of its numbers, as they are after rounding; zeros up to a whole chunk.
@@ -62,6 +69,8 @@ pub(crate) struct ActivationRowMut<'a> {
     pub(crate) alone: bool,
     pub(crate) q: &'a mut [Line],
     pub(crate) woven: &'a mut [Line],
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "see `DIGIT_LINES`"))]
+    pub(crate) digits: &'a mut [Line],
     pub(crate) scales: &'a mut [f32],
     pub(crate) sums: &'a mut [f32],
     pub(crate) half_sums: &'a mut [f32],
@@ -75,6 +84,7 @@ impl ActivationRowMut<'_> {
             alone: self.alone,
             q: self.q,
             woven: self.woven,
+            digits: self.digits,
             scales: self.scales,
             sums: self.sums,
             half_sums: self.half_sums,
@@ -91,6 +101,9 @@ impl Activations {
         let grow = |len: usize, needed: usize| needed.max(len);
         self.q.resize(grow(self.q.len(), n_rows * self.n_lines()), Line([0; BLOCK]));
         self.woven.resize(self.q.len(), Line([0; BLOCK]));
+        if n_rows == 1 {
+            self.digits.resize(grow(self.digits.len(), n_chunks * DIGIT_LINES), Line([0; BLOCK]));
+        }
         self.scales.resize(grow(self.scales.len(), n_rows * n_chunks), 0.0);
         self.sums.resize(grow(self.sums.len(), n_rows * n_chunks * CHUNK_BLOCKS), 0.0);
         self.half_sums.resize(2 * self.sums.len(), 0.0);
@@ -125,6 +138,7 @@ impl Activations {
             n_blocks: self.n_blocks,
             q: &self.q[t * self.n_lines()..][..self.n_lines()],
             woven: &self.woven[t * self.n_lines()..][..self.n_lines()],
+            digits: if self.n_rows == 1 { &self.digits[..n_chunks * DIGIT_LINES] } else { &[] },
             scales: &self.scales[t * n_chunks..][..n_chunks],
             sums: &self.sums[t * n_sums..][..n_sums],
             half_sums: &self.half_sums[2 * t * n_sums..][..2 * n_sums],
@@ -140,11 +154,14 @@ impl Activations {
         let scales = self.scales.chunks_exact_mut(n_chunks);
         let n_sums = n_chunks * CHUNK_BLOCKS;
         let sums = self.sums.chunks_exact_mut(n_sums).zip(self.half_sums.chunks_exact_mut(2 * n_sums));
+        let mut digits = if alone { &mut self.digits[..n_chunks * DIGIT_LINES] } else { &mut [] };
         let rows = q.zip(scales).zip(sums).take(self.n_rows);
         rows.map(move |(((q, woven), scales), (sums, half_sums))| ActivationRowMut {
             alone,
             q,
             woven,
+            // Of the only row.
+            digits: std::mem::take(&mut digits),
             scales,
             sums,
             half_sums,
@@ -153,6 +170,9 @@ impl Activations {
 
     /// Bytes that are held.
     pub(crate) fn bytes(&self) -> usize {
-        2 * size_of_val(&self.q[..]) + size_of_val(&self.scales[..]) + 3 * size_of_val(&self.sums[..])
+        2 * size_of_val(&self.q[..])
+            + size_of_val(&self.digits[..])
+            + size_of_val(&self.scales[..])
+            + 3 * size_of_val(&self.sums[..])
     }
 }

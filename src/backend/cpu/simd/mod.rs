@@ -126,6 +126,27 @@ impl FromStr for Isa {
     }
 }
 
+/// Asks memory for the line at an address, for the second-level cache, on processors that have a way to say so.
+#[inline(always)]
+pub(super) fn prefetch(address: usize) {
+    let p = std::ptr::without_provenance::<u8>(address);
+    // SAFETY: a hint, which is ignored where there is nothing.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
+    }
+    // SAFETY: as above; every processor of this kind has the instruction.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        <neon::vector::Lanes as vector::Vector>::prefetch(p, false);
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = p;
+}
+
+/// Parts of a task's weight rows that are read side by side, for one row of x.
+pub(super) const STREAMS: usize = matvec::M;
+
 /// What a matrix is multiplied with.
 #[derive(Clone, Copy)]
 pub(super) struct Input<'a> {

@@ -174,14 +174,16 @@ impl<'a> Scales<'a> {
         [self.scales[scale..].as_ptr(), self.mins[min..].as_ptr()]
     }
 
-    /// Fills in those of the `n_groups` groups from `p` on.
+    /// Fills in those of the `n_groups` groups from `p` on, as the ones from block `at` on; what is behind them is lost.
     ///
     /// # Safety
     /// The groups can be read, and the processor has the instruction set of `V`.
     #[inline(always)]
-    pub(super) unsafe fn unpack<F: BlockScales, V: Vector>(&mut self, p: *const u8, n_groups: usize) {
-        assert!(n_groups * F::GROUP <= self.scales.len() - MAX_LANES, "{n_groups} groups do not fit");
-        let (scales, mins, halves) = (self.scales.as_mut_ptr(), self.mins.as_mut_ptr(), self.halves.as_mut_ptr());
+    pub(super) unsafe fn unpack<F: BlockScales, V: Vector>(&mut self, at: usize, p: *const u8, n_groups: usize) {
+        let n_blocks = at + n_groups * F::GROUP;
+        assert!(n_blocks <= self.scales.len() - MAX_LANES, "{n_blocks} blocks do not fit");
+        let [scales, mins] = self.at::<F>(at).map(<*const f32>::cast_mut);
+        let halves = self.halves.as_mut_ptr();
         // SAFETY: there is room for the blocks, rounded up to registers, as was just asserted. There are eight times fewer
         // groups with heads than blocks, so that both halves of each have room where one of each block has.
         unsafe {

@@ -76,9 +76,8 @@ unsafe fn add_two<F: Unpack, const N: usize, const T: usize>(
     let b = c * CHUNK_BLOCKS + j;
     // SAFETY: the caller of `dots` promises that there are blocks b and b + 1 everywhere.
     unsafe {
-        let step = 2 * N * F::GROUP_BYTES / F::GROUP;
-        super::prefetch(rows[0].bytes.wrapping_add(b / 2 * step), step);
         for m in 0..N {
+            prefetch(rows[m], b * F::GROUP_BYTES / F::GROUP, 2 * F::GROUP_BYTES / F::GROUP);
             let two = F::two(rows[m].bytes.add(b / F::GROUP * F::GROUP_BYTES), j);
             for (i, q) in two.into_iter().enumerate() {
                 for t in 0..T {
@@ -88,6 +87,15 @@ unsafe fn add_two<F: Unpack, const N: usize, const T: usize>(
         }
     }
     sums
+}
+
+/// Asks memory for what follows the `n_bytes` of a row that are read from byte `at` on.
+#[inline(always)]
+fn prefetch(row: WeightRow, at: usize, n_bytes: usize) {
+    for line in (0..n_bytes).step_by(64) {
+        // SAFETY: a hint, which is ignored where there is nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(row.bytes.wrapping_add(row.ahead + at + line).cast()) };
+    }
 }
 
 /// Adds `scale · Σ q x` of block b; where blocks share a scale, `Σ q x`.

@@ -37,25 +37,6 @@ pub(super) fn round(x: &[f32], mut out: ActivationRowMut<'_>) {
     unsafe { pair(out.q, out.woven) }
 }
 
-/// Bytes from what is read to what is asked of memory for the first-level cache.
-const NEAR: usize = 2048;
-/// The same for the second-level cache.
-const FAR: usize = 16384;
-
-/// Asks memory for as many bytes as are read in this step, from `p` on if rows lie one after the other.
-///
-/// In the order of addresses, since that is what a processor's own prefetcher can continue.
-#[inline(always)]
-pub(super) fn prefetch(p: *const u8, n_bytes: usize) {
-    for line in (0..n_bytes).step_by(64) {
-        // SAFETY: a hint, which is ignored where there is nothing.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(NEAR + line).cast());
-            _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(FAR + line).cast());
-        }
-    }
-}
-
 /// The sum of each vector's eight numbers: neighbours first, then pairs, then halves.
 ///
 /// # Safety

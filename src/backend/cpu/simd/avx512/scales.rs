@@ -1,9 +1,8 @@
 //! Scales and offsets of the blocks of a chunk, from the file straight into registers.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::formats::Unpack;
+use super::formats::{Unpack, take};
 use crate::backend::cpu::simd::activations::CHUNK_BLOCKS;
 use crate::backend::cpu::simd::scales::Kept;
 use crate::quant::iq4_xs;
@@ -12,9 +11,9 @@ use crate::quant::k_scales::Head;
 /// Of the blocks of a chunk, or as many as there are: zeros in the lanes of others.
 #[derive(Clone, Copy)]
 pub(super) struct ChunkScales {
-    /// Lane i: of block i. In all lanes the one that blocks share.
+    /// Lane i: of block i.
     pub(super) scales: __m256,
-    /// Lane i: of block i, or of half block i.
+    /// Lane i: of block i; what bytes are more than quants counts as an offset.
     pub(super) mins: __m512,
 }
 
@@ -27,7 +26,7 @@ pub(super) unsafe fn chunk<F: Unpack>(p: *const u8, n: usize) -> ChunkScales {
     // SAFETY: as the caller promises; groups of eight blocks are whole, with what `Kept` says in them.
     unsafe {
         let none = _mm512_setzero_ps();
-        match F::KEPT {
+        let mut chunk = match F::KEPT {
             Kept::Half(per_scale) => {
                 let scales = _mm256_cvtph_ps(_mm256_castsi256_si128(opening::<F>(p, n)));
                 let mins = _mm256_mul_ps(scales, _mm256_set1_ps(per_scale));
@@ -43,25 +42,74 @@ pub(super) unsafe fn chunk<F: Unpack>(p: *const u8, n: usize) -> ChunkScales {
                 let scales = _mm256_maskz_mov_ps(((1_u32 << n) - 1) as __mmask8, powers(e));
                 ChunkScales { scales, mins: none }
             }
-            Kept::Head => {
-                let [d, dmin] = halves(p);
-                let (scales, mins) = (*p.cast::<Head>()).unpack_integers();
-                let minus_dmin = _mm256_sub_ps(_mm256_setzero_ps(), dmin);
-                let mins = _mm256_mul_ps(minus_dmin, floats(mins));
-                ChunkScales { scales: _mm256_mul_ps(d, floats(scales)), mins: _mm512_zextps256_ps512(mins) }
-            }
             Kept::Sixes => {
                 let scales = _mm256_sub_ps(floats((*p.cast::<iq4_xs::Head>()).scales()), _mm256_set1_ps(32.0));
                 ChunkScales { scales: _mm256_mul_ps(halves(p)[0], scales), mins: none }
             }
-            Kept::Shared(at) => ChunkScales { scales: halves(p.add(at))[0], mins: none },
+            Kept::Head | Kept::Shared(_) | Kept::SharedNibbles(_) => unreachable!("see `integers`"),
+        };
+        if F::ZERO > 0 {
+            // What bytes are more than quants.
+            let zero = _mm256_mul_ps(chunk.scales, _mm256_set1_ps(-f32::from(F::ZERO)));
+            chunk.mins = _mm512_zextps256_ps512(zero);
+        }
+        chunk
+    }
+}
+
+/// Of a chunk whose blocks share a scale.
+pub(super) struct Integers {
+    /// What they share.
+    pub(super) scale: f32,
+    /// What each half block is multiplied with besides, 16 bits each.
+    pub(super) factors: __m256i,
+    /// Lane i: what the sum of x in block i, or in half block i, is multiplied with.
+    pub(super) mins: __m512,
+}
+
+/// Whether sums of x are by half blocks in a format.
+pub(super) const fn by_halves<F: Unpack>() -> bool {
+    matches!(F::KEPT, Kept::Shared(_) | Kept::SharedNibbles(_))
+}
+
+/// Those of the eight blocks at `p`.
+///
+/// # Safety
+/// The processor has AVX-512, and the blocks can be read.
+#[inline(always)]
+pub(super) unsafe fn integers<F: Unpack>(p: *const u8) -> Integers {
+    // SAFETY: as the caller promises; what `Kept` says is in the group.
+    unsafe {
+        match F::KEPT {
+            Kept::Head => {
+                let [d, dmin] = halves(p);
+                let (scales, mins) = (*p.cast::<Head>()).unpack_integers();
+                let minus_dmin = _mm256_sub_ps(_mm256_setzero_ps(), dmin);
+                // Each for both halves of a block.
+                let scales = _mm_cvtsi64_si128(i64::from_le_bytes(scales));
+                Integers {
+                    scale: _mm256_cvtss_f32(d),
+                    factors: _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(scales, scales)),
+                    mins: _mm512_zextps256_ps512(_mm256_mul_ps(minus_dmin, floats(mins))),
+                }
+            }
+            Kept::Shared(at) => {
+                let d =
+                    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(p.add(at).cast::<i16>().read_unaligned()))));
+                let factors = F::factors(p);
+                let zero = _mm512_set1_ps(d * -f32::from(F::ZERO));
+                let mins = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(factors)), zero);
+                Integers { scale: d, factors: _mm256_cvtepi8_epi16(factors), mins }
+            }
             Kept::SharedNibbles(at) => {
                 let [d, dmin] = halves(p.add(at));
                 let nibbles = _mm_and_si128(_mm_srli_epi16::<4>(_mm_loadu_si128(p.cast())), _mm_set1_epi8(15));
-                let minus_dmin = _mm512_sub_ps(none, _mm512_broadcastss_ps(_mm256_castps256_ps128(dmin)));
+                let minus_dmin =
+                    _mm512_sub_ps(_mm512_setzero_ps(), _mm512_broadcastss_ps(_mm256_castps256_ps128(dmin)));
                 let mins = _mm512_mul_ps(minus_dmin, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(nibbles)));
-                ChunkScales { scales: d, mins }
+                Integers { scale: _mm256_cvtss_f32(d), factors: _mm256_cvtepi8_epi16(F::factors(p)), mins }
             }
+            Kept::Half(_) | Kept::Halves | Kept::Power | Kept::Sixes => unreachable!("see `chunk`"),
         }
     }
 }
@@ -112,20 +160,6 @@ unsafe fn opening<F: Unpack>(p: *const u8, n: usize) -> __m256i {
         }
         _mm512_castsi512_si256(bytes)
     }
-}
-
-/// `bytes`, those in `mask` replaced by those of the register at `p` that `index` says.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-unsafe fn take(mut bytes: __m512i, mask: u64, index: &[u8; 64], p: *const u8) -> __m512i {
-    // In assembly since the compiler would rather take each byte by itself, as it knows which they are.
-    // SAFETY: the callers have 64 bytes there, and AVX-512 with VBMI.
-    unsafe {
-        let index = _mm512_loadu_si512(index.as_ptr().cast());
-        asm!("vpermb {bytes}{{{mask}}}, {index}, zmmword ptr [{p}]", bytes = inout(zmm_reg) bytes, mask = in(kreg) mask,
-            index = in(zmm_reg) index, p = in(reg) p, options(pure, readonly, nostack, preserves_flags));
-    }
-    bytes
 }
 
 /// Where the opening bytes of a chunk's blocks come from: from windows of a register, each with several blocks.

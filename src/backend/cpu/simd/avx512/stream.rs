@@ -1,26 +1,39 @@
 //! The product of weight rows as they lie in the file with one row of x in 16 bits, as fast as memory gives the rows.
 //!
-//! One row after the other, two blocks at a time, scales taken where they are met: several rows at once, or a pass for their
-//! scales before, are fewer instructions, but then addresses jump, and the processor's own prefetcher loses the thread.
+//! A 16-bit number of x is 256 · h + l, both signed bytes: the processor multiplies four bytes a lane and adds them up in one
+//! instruction, so that weights need not be made wider than they are. Scales are taken where they are met.
+//!
+//! A task's rows are [`STREAMS`] parts of as many that follow each other, and what is multiplied in turn is a chunk of each:
+//! a processor fetches ahead for each part by itself, and has more of memory on its way to it than with one. Rows that follow
+//! each other directly, several at once, are the contrary: one stream whose addresses jump.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::formats::{BEYOND, Order, Unpack};
-use super::scales::{ChunkScales, chunk};
+use super::scales::{self, ChunkScales, Integers, chunk};
 use crate::backend::cpu::simd::activations::{ActivationRow, Activations, BLOCK, CHUNK_BLOCKS, Line};
-use crate::backend::cpu::simd::avx2;
+use crate::backend::cpu::simd::scales::Kept;
+use crate::backend::cpu::simd::{STREAMS, avx2};
 use crate::backend::cpu::threads::Columns;
 use crate::quant::Weight;
 
-/// Weight rows whose sums are added up together.
-const M: usize = 4;
 /// Bytes from what is multiplied to what is asked of memory for the first-level cache.
-const AHEAD: usize = 2048;
-/// Bytes of a page.
-const PAGE: usize = 4096;
-/// Lines at the start of the next page that are asked for.
-const HEAD_LINES: usize = 3;
+const AHEAD: usize = 1024;
+
+/// `$call` for each `$i` below `$n`, at most four: in a loop the sums would be kept in memory.
+macro_rules! each {
+    ($i:ident of $n:ident => $call:expr) => {{
+        const { assert!($n <= 4) };
+        each!($i of $n => $call, 0 1 2 3);
+    }};
+    ($i:ident of $n:ident => $call:expr, $($value:literal)*) => {{
+        $(if $value < $n {
+            let $i = $value;
+            $call
+        })*
+    }};
+}
 
 /// f32s of scratch that [`product`] needs for rows of `k` weights: a row, of at most 34 bytes a block, and what is read beyond it.
 pub(in crate::backend::cpu::simd) fn scratch_len(k: usize) -> usize {
@@ -51,12 +64,13 @@ pub(super) unsafe fn product<F: Unpack>(
     // Rows behind which what is read beyond them lies within the weight, too; the others are copied first.
     let readable = (weight.bytes.len() - BEYOND.min(weight.bytes.len())) / row_bytes;
     let readable = readable.clamp(rows.start, rows.end);
-    let whole = readable - (readable - rows.start) % M;
+    let whole = readable - (readable - rows.start) % STREAMS;
     // SAFETY: the rows have the blocks that x has, and what is read beyond them is there.
     unsafe {
-        for m in (rows.start..whole).step_by(M) {
-            let sums = dots::<F, M>(std::array::from_fn(|i| row(m + i)), x);
-            sums.into_iter().enumerate().for_each(|(i, sum)| store(m + i, sum));
+        let n_each = (whole - rows.start) / STREAMS;
+        for m in rows.start..rows.start + n_each {
+            let sums = dots::<F, STREAMS>(std::array::from_fn(|i| row(m + i * n_each)), x);
+            sums.into_iter().enumerate().for_each(|(i, sum)| store(m + i * n_each, sum));
         }
         for m in whole..rows.end {
             let mut one = row(m);
@@ -78,117 +92,175 @@ pub(super) unsafe fn product<F: Unpack>(
 unsafe fn dots<F: Unpack, const N: usize>(rows: [*const u8; N], x: ActivationRow<'_>) -> [f32; N] {
     // SAFETY: as the caller promises.
     unsafe {
+        let mut products = [const { Product::NONE }; N];
+        let (n_whole, rest) = (x.n_blocks / CHUNK_BLOCKS, x.n_blocks % CHUNK_BLOCKS);
+        for c in 0..n_whole {
+            each!(i of N => products[i].add_chunk::<F>(rows[i], x, c, CHUNK_BLOCKS));
+        }
+        if F::GROUP == 1 && rest > 0 {
+            each!(i of N => products[i].add_chunk::<F>(rows[i], x, n_whole, rest));
+        }
         let mut halves = [_mm256_setzero_ps(); N];
-        for (half, row) in halves.iter_mut().zip(rows) {
-            let total = dot::<F>(row, x);
+        for (half, Product { total, offsets }) in halves.iter_mut().zip(products) {
+            let total = if const { has_offsets::<F>() } { _mm512_add_ps(total, offsets) } else { total };
             *half = _mm256_add_ps(_mm512_castps512_ps256(total), _mm512_extractf32x8_ps::<1>(total));
         }
         avx2::sums(halves)
     }
 }
 
-/// Σ w x, in lanes.
-#[inline(always)]
-unsafe fn dot<F: Unpack>(row: *const u8, x: ActivationRow<'_>) -> __m512 {
-    // SAFETY: as the caller of `dots` promises.
-    unsafe {
-        let mut product = Product { total: _mm512_setzero_ps(), offsets: _mm512_setzero_ps() };
-        let (n_whole, rest) = (x.n_blocks / CHUNK_BLOCKS, x.n_blocks % CHUNK_BLOCKS);
-        for c in 0..n_whole {
-            product.add_chunk::<F>(row, x, c, CHUNK_BLOCKS);
-        }
-        if F::GROUP == 1 && rest > 0 {
-            product.add_chunk::<F>(row, x, n_whole, rest);
-        }
-        if F::MINS { _mm512_add_ps(product.total, product.offsets) } else { product.total }
-    }
+/// Whether sums of x are multiplied with anything: offsets, or what bytes are more than quants.
+const fn has_offsets<F: Unpack>() -> bool {
+    F::MINS || F::ZERO > 0
 }
 
+/// Σ w x of a row, in lanes.
+#[derive(Clone, Copy)]
 struct Product {
     total: __m512,
     offsets: __m512,
 }
 
 impl Product {
+    // SAFETY: zeros are numbers.
+    const NONE: Self = unsafe { std::mem::zeroed() };
+
     /// Adds the `n` blocks of chunk c.
     #[inline(always)]
     unsafe fn add_chunk<F: Unpack>(&mut self, row: *const u8, x: ActivationRow<'_>, c: usize, n: usize) {
-        // SAFETY: the caller has AVX-512; the row and x have that many blocks in the chunk, and sums of a whole one.
+        // SAFETY: the caller has AVX-512; the row and x have that many blocks in the chunk, and sums and digits of a whole one.
         unsafe {
             let p = row.add(c * const { CHUNK_BLOCKS / F::GROUP * F::GROUP_BYTES });
             prefetch(p, n / F::GROUP * F::GROUP_BYTES);
-            let ChunkScales { scales, mins } = chunk::<F>(p, n);
-            if F::MINS {
-                let sums = if F::HALF_MINS {
+            let digits = digits_of::<F>(x, c);
+            let of_x = *x.scales.get_unchecked(c);
+            let (sum, scale, mins) = if F::GROUP == CHUNK_BLOCKS && !matches!(F::KEPT, Kept::Sixes) {
+                let Integers { scale, factors, mins } = scales::integers::<F>(p);
+                (with_factors::<F>(p, digits, factors), of_x * scale, mins)
+            } else {
+                let ChunkScales { scales, mins } = chunk::<F>(p, n);
+                (with_scales::<F>(p, digits, scales, n), of_x, mins)
+            };
+            self.total = _mm512_fmadd_ps(sum, _mm512_set1_ps(scale), self.total);
+            if const { has_offsets::<F>() } {
+                let sums = if const { scales::by_halves::<F>() } {
                     _mm512_loadu_ps(x.half_sums.as_ptr().add(2 * CHUNK_BLOCKS * c))
                 } else {
                     _mm512_zextps256_ps512(_mm256_loadu_ps(x.sums.as_ptr().add(CHUNK_BLOCKS * c)))
                 };
                 self.offsets = _mm512_fmadd_ps(mins, sums, self.offsets);
             }
-            let mut sums = Sums::new();
-            for j in 0..n.div_ceil(2) {
-                let (group, in_group) = (2 * j / F::GROUP, 2 * j % F::GROUP);
-                let q = F::quants(p.add(group * F::GROUP_BYTES), in_group / 2);
-                let x = lines::<F>(x, c * CHUNK_BLOCKS + 2 * j);
-                add_two::<F>(&mut sums, q, x, F::ORDER.of_pair(_mm512_castps256_ps512(scales), j));
+        }
+    }
+}
+
+/// The digits of chunk c of x in the order of a format: of two registers of weights the upper ones and the lower ones, and so of
+/// the other two.
+#[inline(always)]
+unsafe fn digits_of<F: Unpack>(x: ActivationRow<'_>, c: usize) -> *const Line {
+    let n_lines = x.digits.len() / Order::ALL.len();
+    // SAFETY: there are those of whole chunks for each order.
+    unsafe { x.digits.as_ptr().add(F::ORDER as usize * n_lines + CHUNK_BLOCKS * c) }
+}
+
+/// The sum of the `n` blocks of a chunk, each times its own scale of `scales`, which are in the lower lanes.
+#[inline(always)]
+unsafe fn with_scales<F: Unpack>(p: *const u8, digits: *const Line, scales: __m256, n: usize) -> __m512 {
+    // SAFETY: the caller has AVX-512, and the chunk's blocks and digits.
+    unsafe {
+        let scales = _mm512_castps256_ps512(scales);
+        let none = _mm512_setzero_si512();
+        let mut total = _mm512_setzero_ps();
+        for half in 0..n.div_ceil(4) {
+            let [a, b] = F::quants(if F::GROUP == 1 { p.add(4 * half * F::GROUP_BYTES) } else { p }, half);
+            let [upper_a, upper_b, lower_a, lower_b] = [0, 1, 2, 3].map(|i| digits.add(4 * half + i));
+            if F::ORDER == Order::Halves {
+                // Both registers have the same blocks.
+                let upper = multiply(multiply(none, a, upper_a), b, upper_b);
+                let sum = multiply(multiply(_mm512_slli_epi32::<8>(upper), a, lower_a), b, lower_b);
+                total = add_scaled::<F>(total, sum, scales, 2 * half);
+            } else {
+                let upper = multiply(none, a, upper_a);
+                total = add_scaled::<F>(total, multiply(_mm512_slli_epi32::<8>(upper), a, lower_a), scales, 2 * half);
+                let upper = multiply(none, b, upper_b);
+                total =
+                    add_scaled::<F>(total, multiply(_mm512_slli_epi32::<8>(upper), b, lower_b), scales, 2 * half + 1);
             }
-            self.total = sums.add_to::<F>(self.total, *x.scales.get_unchecked(c), _mm256_cvtss_f32(scales));
         }
+        total
     }
 }
 
-/// The sums of a chunk: of integers, where its blocks share a scale.
-struct Sums {
-    floats: __m512,
-    integers: __m512i,
-}
-
-impl Sums {
-    #[inline(always)]
-    unsafe fn new() -> Self {
-        // SAFETY: the callers have AVX-512, here and below.
-        unsafe { Self { floats: _mm512_setzero_ps(), integers: _mm512_setzero_si512() } }
-    }
-
-    /// `total`, and these times the scale that the chunk's activations share, and that of the weights if they share one.
-    #[inline(always)]
-    unsafe fn add_to<F: Unpack>(self, total: __m512, of_x: f32, shared: f32) -> __m512 {
-        // SAFETY: as above.
-        unsafe {
-            let (sum, scale) =
-                if F::SHARED { (_mm512_cvtepi32_ps(self.integers), of_x * shared) } else { (self.floats, of_x) };
-            _mm512_fmadd_ps(sum, _mm512_set1_ps(scale), total)
-        }
-    }
-}
-
-/// The blocks b and b + 1 of x.
+/// `total` and the sums of a register's blocks, each times its scale.
 #[inline(always)]
-unsafe fn lines<F: Unpack>(x: ActivationRow<'_>, b: usize) -> [__m512i; 2] {
-    let lines: *const Line = if F::ORDER == Order::Woven { x.woven.as_ptr() } else { x.q.as_ptr() };
-    // SAFETY: the callers have AVX-512 and a block b; lines are whole pairs.
-    unsafe { [0, 1].map(|i| _mm512_load_si512(lines.add(b + i).cast())) }
-}
-
-/// Adds two blocks of a weight row and a row of x, whose `scales` are as [`Order`] says; without any where they share one.
-#[inline(always)]
-unsafe fn add_two<F: Unpack>(sums: &mut Sums, q: [__m512i; 2], x: [__m512i; 2], scales: [__m512; 2]) {
+unsafe fn add_scaled<F: Unpack>(total: __m512, sums: __m512i, scales: __m512, register: usize) -> __m512 {
     // SAFETY: the callers have AVX-512.
     unsafe {
-        if F::SHARED {
-            // Each lane: 16 products of 15 bits and 12. That fits 31 bits.
-            sums.integers = multiply_add(multiply_add(sums.integers, q[0], x[0]), q[1], x[1]);
-        } else if F::ORDER == Order::Woven {
-            let sum = multiply_add(_mm512_madd_epi16(q[0], x[0]), q[1], x[1]);
-            sums.floats = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scales[0], sums.floats);
-        } else {
-            for i in 0..2 {
-                let sum = _mm512_cvtepi32_ps(_mm512_madd_epi16(q[i], x[i]));
-                sums.floats = _mm512_fmadd_ps(sum, scales[i], sums.floats);
+        let index = &const { blocks_of_lanes(F::ORDER) }[register];
+        let scales = _mm512_permutexvar_ps(_mm512_loadu_si512(index.as_ptr().cast()), scales);
+        _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scales, total)
+    }
+}
+
+/// The sum of a chunk, each half block times its own of `factors`, 16 bits each.
+#[inline(always)]
+unsafe fn with_factors<F: Unpack>(p: *const u8, digits: *const Line, factors: __m256i) -> __m512 {
+    // SAFETY: the caller has AVX-512, and the chunk's blocks and digits.
+    unsafe {
+        let factors = _mm512_castsi256_si512(factors);
+        let none = _mm512_setzero_si512();
+        let [mut upper, mut lower] = [none; 2];
+        for half in 0..2 {
+            for (which, q) in F::quants(p, half).into_iter().enumerate() {
+                // In the lower half of each lane, zero in the upper one: four products of bytes fit in 16 bits.
+                let index = &const { half_blocks_of_lanes(F::ORDER) }[2 * half + which];
+                let index = _mm512_loadu_si512(index.as_ptr().cast());
+                let factors = _mm512_maskz_permutexvar_epi16(EVEN, index, factors);
+                let x = digits.add(4 * half + which);
+                upper = multiply_add(upper, multiply(none, q, x), factors);
+                lower = multiply_add(lower, multiply(none, q, x.add(2)), factors);
             }
         }
+        _mm512_fmadd_ps(_mm512_cvtepi32_ps(upper), _mm512_set1_ps(256.0), _mm512_cvtepi32_ps(lower))
     }
+}
+
+/// The lower halves of 32-bit lanes.
+const EVEN: __mmask32 = 0x5555_5555;
+
+/// Which block the lanes of the registers of a chunk belong to.
+const fn blocks_of_lanes(order: Order) -> [[u32; 16]; 4] {
+    let mut blocks = [[0; 16]; 4];
+    let mut i = 0;
+    while i < 64 {
+        blocks[i / 16][i % 16] = order.half_block(i / 16, i % 16 / 4) as u32 / 2;
+        i += 1;
+    }
+    blocks
+}
+
+/// Which half block the lower halves of the lanes belong to.
+const fn half_blocks_of_lanes(order: Order) -> [[u16; 32]; 4] {
+    let mut halves = [[0; 32]; 4];
+    let mut i = 0;
+    while i < 64 {
+        halves[i / 16][i % 16 * 2] = order.half_block(i / 16, i % 16 / 4) as u16;
+        i += 1;
+    }
+    halves
+}
+
+/// `sum` and in each of its lanes the products of four bytes, of which those of weights are unsigned.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn multiply(mut sum: __m512i, q: __m512i, x: *const Line) -> __m512i {
+    // In assembly since the compiler would load what is in memory first.
+    // SAFETY: the callers have a line there, and the processor the instruction.
+    unsafe {
+        asm!("vpdpbusd {sum}, {q}, zmmword ptr [{x}]", sum = inout(zmm_reg) sum, q = in(zmm_reg) q, x = in(reg) x,
+            options(pure, readonly, nostack, preserves_flags));
+    }
+    sum
 }
 
 /// `sum` and in each of its lanes the products of two pairs of 16-bit numbers.
@@ -205,20 +277,10 @@ pub(super) fn multiply_add(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i 
 }
 
 /// Asks memory for what follows the `n_bytes` that are read from `p` on.
-///
-/// The processor prefetches within a page by itself, some lines ahead; what it needs is to be led into the next page.
 #[inline(always)]
 fn prefetch(p: *const u8, n_bytes: usize) {
     for line in (0..n_bytes).step_by(64) {
-        // SAFETY: a hint, which is ignored where there is nothing; so below.
+        // SAFETY: a hint, which is ignored where there is nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + line).cast()) };
-    }
-    let in_page = p.addr() % PAGE;
-    if in_page < n_bytes {
-        let next = p.wrapping_add(PAGE - in_page);
-        for line in 0..HEAD_LINES {
-            // SAFETY: as above.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(64 * line).cast()) };
-        }
     }
 }

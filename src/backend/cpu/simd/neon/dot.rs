@@ -4,10 +4,10 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 use std::marker::PhantomData;
 
+use super::Order;
 use super::formats::{Group, Unpack};
 use super::multiply::{Half, Multiply};
 use super::vector::Lanes;
-use super::{AHEAD, Order};
 use crate::backend::cpu::simd::activations::{ActivationRow, CHUNK_BLOCKS, Line};
 use crate::backend::cpu::simd::matvec::{Dots, WeightRow};
 use crate::backend::cpu::simd::vector::Vector;
@@ -75,11 +75,8 @@ pub(super) unsafe fn chunks<F: Unpack, M: Multiply<R>, const U: usize, const T: 
     unsafe {
         let mut totals = [[vdupq_n_f32(0.0); T]; U];
         for c in 0..n_blocks.div_ceil(CHUNK_BLOCKS) {
-            prefetch(
-                units[0][0].bytes,
-                c * n * R * CHUNK_BLOCKS / F::GROUP * F::GROUP_BYTES,
-                n * R * CHUNK_BLOCKS / F::GROUP * F::GROUP_BYTES,
-            );
+            let chunk_bytes = CHUNK_BLOCKS / F::GROUP * F::GROUP_BYTES;
+            units[..n].iter().flatten().for_each(|&row| prefetch(row, c * chunk_bytes, chunk_bytes));
             let (first, there) = (c * CHUNK_BLOCKS, CHUNK_BLOCKS.min(n_blocks - c * CHUNK_BLOCKS));
             let mut chunk =
                 Chunk { units, n, x: x_lines, first, sums: [[vdupq_n_f32(0.0); T]; U], by: PhantomData::<(F, M)> };
@@ -217,18 +214,12 @@ unsafe fn halves(line: *const Line) -> [Half; 2] {
     }
 }
 
-/// Asks memory for as many bytes as are read meanwhile, `at` bytes behind `p` if rows lie one after the other, and further.
-///
-/// In the order of addresses, since that is what a processor's own prefetcher can continue.
+/// Asks memory for what follows the `n_bytes` of a row that are read from byte `at` on.
 #[inline(always)]
-fn prefetch(p: *const u8, at: usize, n_bytes: usize) {
+fn prefetch(row: WeightRow, at: usize, n_bytes: usize) {
     for line in (0..n_bytes).step_by(64) {
-        // In assembly since the intrinsic is not stable; with a constant that the compiler would add to other addresses.
         // SAFETY: a hint, which is ignored where there is nothing.
-        unsafe {
-            asm!("prfm pldl1keep, [{p}, {AHEAD}]", p = in(reg) p.wrapping_add(at + line), AHEAD = const AHEAD,
-                options(readonly, nostack, preserves_flags));
-        }
+        unsafe { Lanes::prefetch(row.bytes.wrapping_add(row.ahead + at + line), true) };
     }
 }
 

@@ -17,9 +17,6 @@ use super::{Isa, matvec};
 use crate::backend::cpu::threads::Columns;
 use crate::quant::Weight;
 
-/// Bytes from what is read to what is asked of memory: what a core that reads 40 GB/s does in the 100 ns that memory takes.
-const AHEAD: usize = 4096;
-
 /// Where the two bytes of 16 activations are.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Order {

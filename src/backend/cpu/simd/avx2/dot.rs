@@ -24,6 +24,8 @@ unsafe impl<F: Unpack> Dots<F> for Avx2 {
         unsafe {
             let mut totals = [[_mm256_setzero_ps(); T]; N];
             for c in 0..n_blocks.div_ceil(CHUNK_BLOCKS) {
+                let chunk_bytes = CHUNK_BLOCKS / F::GROUP * F::GROUP_BYTES;
+                rows.iter().for_each(|&row| prefetch(row, c * chunk_bytes, chunk_bytes));
                 let mut sums = [[_mm256_setzero_ps(); T]; N];
                 if F::GROUP == CHUNK_BLOCKS {
                     // Unrolled: shifts are by constants then.
@@ -77,7 +79,6 @@ unsafe fn add_two<F: Unpack, const N: usize, const T: usize>(
     // SAFETY: the caller of `dots` promises that there are blocks b and b + 1 everywhere.
     unsafe {
         for m in 0..N {
-            prefetch(rows[m], b * F::GROUP_BYTES / F::GROUP, 2 * F::GROUP_BYTES / F::GROUP);
             let two = F::two(rows[m].bytes.add(b / F::GROUP * F::GROUP_BYTES), j);
             for (i, q) in two.into_iter().enumerate() {
                 for t in 0..T {

@@ -9,6 +9,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::formats::{BEYOND, Order, Unpack};
 use super::scales::{self, ChunkScales, Integers, chunk};
@@ -30,7 +31,11 @@ macro_rules! each {
     ($i:ident of $n:ident => $call:expr, $($value:literal)*) => {{
         $(if $value < $n {
             let $i = $value;
-            $call
+            $call;
+            if const { has_factors::<F>() } {
+                // One after the other: all at once have more sums than there are registers.
+                compiler_fence(Ordering::SeqCst);
+            }
         })*
     }};
 }
@@ -114,6 +119,11 @@ const fn has_offsets<F: Unpack>() -> bool {
     F::MINS || F::ZERO > 0
 }
 
+/// Whether blocks share a scale, and half blocks have integers that they are multiplied with.
+const fn has_factors<F: Unpack>() -> bool {
+    matches!(F::KEPT, Kept::Head | Kept::Shared(_) | Kept::SharedNibbles(_))
+}
+
 /// Σ w x of a row, in lanes.
 #[derive(Clone, Copy)]
 struct Product {
@@ -134,7 +144,7 @@ impl Product {
             prefetch(p, n / F::GROUP * F::GROUP_BYTES);
             let digits = digits_of::<F>(x, c);
             let of_x = *x.scales.get_unchecked(c);
-            let (sum, scale, mins) = if F::GROUP == CHUNK_BLOCKS && !matches!(F::KEPT, Kept::Sixes) {
+            let (sum, scale, mins) = if const { has_factors::<F>() } {
                 let Integers { scale, factors, mins } = scales::integers::<F>(p);
                 (with_factors::<F>(p, digits, factors), of_x * scale, mins)
             } else {
@@ -196,7 +206,7 @@ unsafe fn with_scales<F: Unpack>(p: *const u8, digits: *const Line, scales: __m2
 unsafe fn add_scaled<F: Unpack>(total: __m512, sums: __m512i, scales: __m512, register: usize) -> __m512 {
     // SAFETY: the callers have AVX-512.
     unsafe {
-        let index = &const { blocks_of_lanes(F::ORDER) }[register];
+        let index = &const { lanes(F::ORDER, 2) }[register];
         let scales = _mm512_permutexvar_ps(_mm512_loadu_si512(index.as_ptr().cast()), scales);
         _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scales, total)
     }
@@ -207,15 +217,14 @@ unsafe fn add_scaled<F: Unpack>(total: __m512, sums: __m512i, scales: __m512, re
 unsafe fn with_factors<F: Unpack>(p: *const u8, digits: *const Line, factors: __m256i) -> __m512 {
     // SAFETY: the caller has AVX-512, and the chunk's blocks and digits.
     unsafe {
-        let factors = _mm512_castsi256_si512(factors);
+        // In the lower half of each lane, zero in the upper one: four products of bytes fit in 16 bits.
+        let factors = _mm512_cvtepu16_epi32(factors);
         let none = _mm512_setzero_si512();
         let [mut upper, mut lower] = [none; 2];
         for half in 0..2 {
             for (which, q) in F::quants(p, half).into_iter().enumerate() {
-                // In the lower half of each lane, zero in the upper one: four products of bytes fit in 16 bits.
-                let index = &const { half_blocks_of_lanes(F::ORDER) }[2 * half + which];
-                let index = _mm512_loadu_si512(index.as_ptr().cast());
-                let factors = _mm512_maskz_permutexvar_epi16(EVEN, index, factors);
+                let index = &const { lanes(F::ORDER, 1) }[2 * half + which];
+                let factors = _mm512_permutexvar_epi32(_mm512_loadu_si512(index.as_ptr().cast()), factors);
                 let x = digits.add(4 * half + which);
                 upper = multiply_add(upper, multiply(none, q, x), factors);
                 lower = multiply_add(lower, multiply(none, q, x.add(2)), factors);
@@ -225,29 +234,15 @@ unsafe fn with_factors<F: Unpack>(p: *const u8, digits: *const Line, factors: __
     }
 }
 
-/// The lower halves of 32-bit lanes.
-const EVEN: __mmask32 = 0x5555_5555;
-
-/// Which block the lanes of the registers of a chunk belong to.
-const fn blocks_of_lanes(order: Order) -> [[u32; 16]; 4] {
-    let mut blocks = [[0; 16]; 4];
+/// Which half block the lanes of the registers of a chunk belong to; or which block, with two halves in a `unit`.
+const fn lanes(order: Order, unit: usize) -> [[u32; 16]; 4] {
+    let mut units = [[0; 16]; 4];
     let mut i = 0;
     while i < 64 {
-        blocks[i / 16][i % 16] = order.half_block(i / 16, i % 16 / 4) as u32 / 2;
+        units[i / 16][i % 16] = (order.half_block(i / 16, i % 16 / 4) / unit) as u32;
         i += 1;
     }
-    blocks
-}
-
-/// Which half block the lower halves of the lanes belong to.
-const fn half_blocks_of_lanes(order: Order) -> [[u16; 32]; 4] {
-    let mut halves = [[0; 32]; 4];
-    let mut i = 0;
-    while i < 64 {
-        halves[i / 16][i % 16 * 2] = order.half_block(i / 16, i % 16 / 4) as u16;
-        i += 1;
-    }
-    halves
+    units
 }
 
 /// `sum` and in each of its lanes the products of four bytes, of which those of weights are unsigned.

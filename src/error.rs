@@ -208,8 +208,15 @@ pub enum Error {
 impl Error {
     /// What the user can do about it, where there is something.
     pub fn hint(&self) -> Option<String> {
+        use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
         match self {
-            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Error::Io { action: "create", source, .. } if matches!(source.kind(), NotFound | NotADirectory) => {
+                Some("the folder that it is to lie in is not there: make it first, or name another".into())
+            }
+            Error::Io { action: "create", source, .. } if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem) => {
+                Some("nothing can be written there: name a folder that you may write to".into())
+            }
+            Error::Io { source, .. } if source.kind() == NotFound => {
                 Some("check the path; models can also be named: `-m smollm2-135m`, `-m hf:OWNER/REPO`".into())
             }
             Error::Io { source, path, .. } if is_full(source) => Some(format!(
@@ -267,4 +274,22 @@ impl Error {
 fn is_full(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::Error;
+
+    #[test]
+    fn what_cannot_be_written_has_another_hint_than_what_cannot_be_read() {
+        let hint = |action, kind: ErrorKind| {
+            Error::Io { action, path: "file".into(), source: kind.into() }.hint().unwrap_or_default()
+        };
+        assert!(hint("open", ErrorKind::NotFound).contains("check the path"));
+        assert!(hint("create", ErrorKind::NotFound).contains("make it first"));
+        assert!(hint("create", ErrorKind::PermissionDenied).contains("may write to"));
+        assert!(hint("create", ErrorKind::StorageFull).contains("make room"));
+    }
 }

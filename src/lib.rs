@@ -11,6 +11,7 @@ pub mod convert;
 pub mod engine;
 pub mod error;
 pub mod eval;
+mod file;
 pub mod gguf;
 pub mod graph;
 pub mod hub;

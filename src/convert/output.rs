@@ -1,9 +1,10 @@
 //! Files that appear whole or not at all: written next to their place under another name, and renamed when they are done.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::file::InPieces;
 
 /// A file in the making. What was written is removed when this is dropped before [`Output::finish`].
 pub(super) struct Output {
@@ -33,18 +34,19 @@ impl Output {
         Ok(Self { target: target.into(), unfinished: target.with_file_name(unfinished), finished: false })
     }
 
-    /// Where to write.
-    pub(super) fn path(&self) -> &Path {
-        &self.unfinished
+    /// What to write to. Errors name the file that it will be.
+    pub(super) fn create(&self) -> Result<InPieces> {
+        let file = File::create(&self.unfinished).map_err(|source| self.not_created(source))?;
+        Ok(InPieces::new(file, 0))
+    }
+
+    fn not_created(&self, source: std::io::Error) -> Error {
+        Error::Io { action: "create", path: self.target.clone(), source }
     }
 
     /// Puts what was written into its place.
     pub(super) fn finish(mut self) -> Result<()> {
-        fs::rename(&self.unfinished, &self.target).map_err(|source| Error::Io {
-            action: "create",
-            path: self.target.clone(),
-            source,
-        })?;
+        fs::rename(&self.unfinished, &self.target).map_err(|source| self.not_created(source))?;
         self.finished = true;
         Ok(())
     }

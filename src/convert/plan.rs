@@ -191,8 +191,8 @@ impl Plan {
         for tensor in &self.tensors {
             writer.tensor(&tensor.name, &tensor.shape, tensor.format_id);
         }
-        let mut sink =
-            Sink { stream: writer.create(output.path())?, done_bytes: 0, total_bytes: self.n_bytes(), progress };
+        let stream = writer.start(output.create()?, path)?;
+        let mut sink = Sink { stream, done_bytes: 0, total_bytes: self.n_bytes(), progress };
         for tensor in &self.tensors {
             match &tensor.content {
                 Content::Copy { bytes, map } => sink.copy(&tensor.name, bytes, map.as_ref())?,

@@ -4,13 +4,14 @@
 //! one tensor need be in memory at a time.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::ggml_type::GgmlType;
 use super::value::Value;
 use super::{DEFAULT_ALIGNMENT, MAGIC, MAX_DIMS, VERSION};
 use crate::error::{Error, Result};
+use crate::file::InPieces;
 
 /// The plan of a file.
 #[derive(Debug)]
@@ -80,9 +81,9 @@ impl GgufWriter {
     ///
     /// # Errors
     /// If the file cannot be created or written.
-    pub fn create(self, path: &Path) -> Result<TensorStream<BufWriter<File>>> {
+    pub fn create(self, path: &Path) -> Result<TensorStream<impl Write + Send + use<>>> {
         let file = File::create(path).map_err(|source| Error::Io { action: "create", path: path.into(), source })?;
-        self.start(BufWriter::new(file), path)
+        self.start(InPieces::new(file, 0), path)
     }
 
     /// Writes all but the tensors' bytes to `out`; `name` is what error messages call it.

@@ -4,7 +4,7 @@
 //! everything else with the target's name, and what it finds there was left by a process that is dead.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Entry, Event, Hub, Progress, pypi, repo};
 use crate::error::{Error, Result};
+use crate::file::InPieces;
 
 /// Why a source did not deliver.
 #[derive(Debug)]
@@ -118,8 +119,9 @@ impl Slot {
     }
 
     /// Puts the verified file into its place.
-    pub(super) fn install(self, target: &Path, progress: Progress<'_>) -> Result<()> {
-        self.part.file.sync_all().map_err(io("write", &self.part.path))?;
+    pub(super) fn install(mut self, target: &Path, progress: Progress<'_>) -> Result<()> {
+        let file = &mut self.part.file;
+        file.flush().and_then(|()| file.get_ref().sync_all()).map_err(io("write", &self.part.path))?;
         std::fs::rename(&self.part.path, target).map_err(io("rename", &self.part.path))?;
         // Whoever waits for this very lock will find the target; so will whoever makes a new one.
         let _ = std::fs::remove_file(&self.lock_path);
@@ -132,7 +134,7 @@ impl Slot {
 /// A file that is being written, and the hash of what it holds.
 pub(super) struct Part {
     pub(super) path: PathBuf,
-    file: File,
+    file: InPieces,
     hash: Sha256,
     len: u64,
 }
@@ -140,19 +142,20 @@ pub(super) struct Part {
 impl Part {
     fn open(path: PathBuf) -> Result<Self> {
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut part = Self { file: open.map_err(io("create", &path))?, path, hash: Sha256::new(), len: 0 };
+        let mut file = open.map_err(io("create", &path))?;
+        let (mut hash, mut len) = (Sha256::new(), 0);
         let mut buffer = vec![0; 1 << 20];
         loop {
-            let n = part.file.read(&mut buffer).map_err(io("read", &part.path))?;
+            let n = file.read(&mut buffer).map_err(io("read", &path))?;
             if n == 0 {
-                return Ok(part);
+                return Ok(Self { file: InPieces::new(file, len), path, hash, len });
             }
-            part.hash.update(&buffer[..n]);
-            part.len += n as u64;
+            hash.update(&buffer[..n]);
+            len += n as u64;
         }
     }
 
-    /// Bytes that are there.
+    /// Bytes that were received; the last of them may still be on their way to the file.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
@@ -166,7 +169,7 @@ impl Part {
 
     /// Forgets everything.
     pub(super) fn restart(&mut self) -> Result<()> {
-        self.file.set_len(0).and_then(|()| self.file.rewind()).map_err(io("write", &self.path))?;
+        self.file.clear().map_err(io("write", &self.path))?;
         self.hash = Sha256::new();
         self.len = 0;
         Ok(())

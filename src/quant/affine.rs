@@ -5,7 +5,7 @@
 
 use super::block::Half;
 use super::round::{byte, min_max, nearest_within, reciprocal};
-use super::search::{Effort, LEN, SIDE, Subs, importance, sums, trial};
+use super::search::{Effort, LEN, SIDE, Subs, importance, sums};
 
 /// `w = scale · q - min`
 #[derive(Clone, Copy, Default)]
@@ -77,88 +77,150 @@ fn fit<const N: usize>(src: &[f32; N], importance: &[f32; N], max_q: u8, offsets
     if most <= least || (most - least).is_nan() {
         return Affine { scale: 0.0, min: -least };
     }
+    let range = Range { least, most, max_q, offsets };
     let mut best = Affine { scale: (most - least) / f32::from(max_q), min: -least };
-    let mut best_error = best.error(src, importance, &best.numbers(src, max_q));
+    let mut gain = f32::NEG_INFINITY;
     let n = effort.sides * SIDE;
     for first in (0..n).step_by(SIDE) {
-        let mut per_scale = [0.0; SIDE];
-        for (i, per_scale) in per_scale.iter_mut().enumerate() {
-            *per_scale = (f32::from(max_q) + trial(first + i, n)) / (most - least);
-        }
-        let (fit, error) = side_by_side(src, importance, &per_scale, -least, max_q, offsets);
-        if fit.scale > 0.0 && error < best_error {
-            (best, best_error) = (fit, error);
+        let found = side_by_side(src, importance, range, first, n);
+        if found.1 > gain {
+            (best, gain) = found;
         }
     }
+    // Neither new quants nor a new fit make an error larger.
     for _ in 0..effort.turns {
-        let q = best.numbers(src, max_q);
-        let fit = least_squares(src, importance, &q, offsets);
-        let error = fit.error(src, importance, &q);
-        let is_better = fit.scale > 0.0 && error < best_error;
-        if !is_better {
-            break;
-        }
-        (best, best_error) = (fit, error);
+        let fit = least_squares(src, importance, &best.numbers(src, max_q), range);
+        best = if fit.scale > 0.0 { fit } else { best };
     }
     best
 }
 
-/// The best scale and offset for the quants of several scales with one offset, and the error that is left.
+/// Trial `i` of `n`: what is added to the number of steps between the least and the largest weight. Of eight trials one has the obvious
+/// number, and one a step less: weights that lie on a grid of as many bits, or of one bit less, are met exactly.
+#[inline(always)]
+fn steps(i: f32, n: f32) -> f32 {
+    i * (1.75 / (n - 1.0)) - 1.25
+}
+
+/// What scales and offsets are searched in.
+#[derive(Clone, Copy)]
+struct Range {
+    least: f32,
+    most: f32,
+    max_q: u8,
+    offsets: Offsets,
+}
+
+/// The best scale and offset for the quants of trials from `first` on, of `n_trials`, with one offset; and their [`Sums::gain`], enough to
+/// say which is the best, and in f32 too rough to say how good it is.
 #[inline(always)]
 fn side_by_side<const N: usize>(
     src: &[f32; N],
     importance: &[f32; N],
-    per_scale: &[f32; SIDE],
-    min: f32,
-    max_q: u8,
-    offsets: Offsets,
+    range: Range,
+    first: usize,
+    n_trials: usize,
 ) -> (Affine, f32) {
-    let number = |w: f32, i: usize| nearest_within((w + min) * per_scale[i], 0.0, f32::from(max_q));
-    let [n, sum_w] = sums(src, importance, src, |w, k, _| [k, k * w]);
-    let (mut sum_q, mut sum_qq, mut sum_qw) = ([0.0; SIDE], [0.0; SIDE], [0.0; SIDE]);
+    let (first, n_trials) = (first as f32, n_trials as f32);
+    let mut per_scale = [0.0; SIDE];
+    for (i, per_scale) in per_scale.iter_mut().enumerate() {
+        *per_scale = (f32::from(range.max_q) + steps(first + i as f32, n_trials)) / (range.most - range.least);
+    }
+    let [n, sum_x] = sums(src, importance, src, |w, k, _| [k, k * (w - range.least)]);
+    let (mut sum_q, mut sum_qq, mut sum_qx) = ([0.0; SIDE], [0.0; SIDE], [0.0; SIDE]);
     for (&w, k) in src.iter().zip(importance) {
+        let x = w - range.least;
         for i in 0..SIDE {
-            let q = number(w, i);
+            let q = nearest_within(x * per_scale[i], 0.0, f32::from(range.max_q));
             sum_q[i] += k * q;
             sum_qq[i] += k * q * q;
-            sum_qw[i] += k * w * q;
+            sum_qx[i] += k * q * x;
         }
     }
-    // Σ k (scale q - min - w)² but for Σ k w²: enough to say which is the best, and in f32 too rough to say how good it is.
-    let mut errors = [0.0; SIDE];
-    let mut fits = [Affine::default(); SIDE];
+    let mut gains = [0.0; SIDE];
     for i in 0..SIDE {
-        let Affine { scale, min } = solve([n, sum_q[i], sum_qq[i], sum_w, sum_qw[i]], offsets);
-        let squares = scale * scale * sum_qq[i] + min * min * n;
-        let error = squares - 2.0 * (scale * min * sum_q[i] + scale * sum_qw[i] - min * sum_w);
-        errors[i] = if scale > 0.0 { error } else { f32::INFINITY };
-        fits[i] = Affine { scale, min };
+        let sums = Sums { n, q: sum_q[i], qq: sum_qq[i], x: sum_x, qx: sum_qx[i] };
+        gains[i] = sums.gain(range);
     }
     let mut best = 0;
     for i in 1..SIDE {
-        if errors[i] < errors[best] {
-            best = i;
-        }
+        best = if gains[i] > gains[best] { i } else { best };
     }
-    (fits[best], fits[best].error(src, importance, &src.map(|w| number(w, best))))
+    let sums = Sums { n, q: sum_q[best], qq: sum_qq[best], x: sum_x, qx: sum_qx[best] };
+    (sums.solve(range), gains[best])
 }
 
 /// Minimizes `Σ importance · (scale · q - min - w)²`.
 #[inline(always)]
-fn least_squares<const N: usize>(src: &[f32; N], importance: &[f32; N], q: &[f32; N], offsets: Offsets) -> Affine {
-    solve(sums(src, importance, q, |w, k, q| [k, k * q, k * q * q, k * w, k * q * w]), offsets)
+fn least_squares<const N: usize>(src: &[f32; N], importance: &[f32; N], q: &[f32; N], range: Range) -> Affine {
+    let terms = |w: f32, k, q| {
+        let x = w - range.least;
+        [k, k * q, k * q * q, k * x, k * q * x]
+    };
+    let [n, q, qq, x, qx] = sums(src, importance, q, terms);
+    Sums { n, q, qq, x, qx }.solve(range)
 }
 
-/// The same, out of the sums over all weights.
-#[inline(always)]
-fn solve([n, sum_q, sum_qq, sum_w, sum_qw]: [f32; 5], offsets: Offsets) -> Affine {
-    let determinant = n * sum_qq - sum_q * sum_q;
-    if determinant <= 0.0 {
-        return Affine::default();
+/// Sums over weights, each times its importance: of 1, quants, their squares, `x = w - least`, and products of both. With x in place of
+/// w nothing is lost where weights are large and alike.
+#[derive(Clone, Copy)]
+struct Sums {
+    n: f32,
+    q: f32,
+    qq: f32,
+    x: f32,
+    qx: f32,
+}
+
+impl Sums {
+    /// The fit without a limit on offsets, times [`Self::variance`].
+    #[inline(always)]
+    fn scale(self) -> f32 {
+        self.n * self.qx - self.q * self.x
     }
-    let scale = (n * sum_qw - sum_q * sum_w) / determinant;
-    let min = (sum_q * sum_qw - sum_qq * sum_w) / determinant;
-    if offsets.allow(min) { Affine { scale, min } } else { Affine { scale: sum_qw / sum_qq, min: 0.0 } }
+
+    /// That of the quants; none where it would be what rounding has left.
+    #[inline(always)]
+    fn variance(self) -> f32 {
+        let (squares, variance) = (self.n * self.qq, self.n * self.qq - self.q * self.q);
+        if variance > 1e-5 * squares { variance } else { 0.0 }
+    }
+
+    /// The offset of the fit, times [`Self::variance`], and whether it is one that the format has.
+    #[inline(always)]
+    fn min(self, range: Range) -> (f32, bool) {
+        let min = self.q * self.qx - self.qq * self.x - range.least * self.variance();
+        (min, range.offsets.allow(min))
+    }
+
+    /// `Σ importance · q · w`
+    #[inline(always)]
+    fn qw(self, range: Range) -> f32 {
+        self.qx + range.least * self.q
+    }
+
+    /// What the fit takes off the error beyond the best offset alone, times `n`.
+    #[inline(always)]
+    fn gain(self, range: Range) -> f32 {
+        let with_offset = self.scale() * self.scale() / self.variance();
+        let sum_w = self.x + range.least * self.n;
+        let without = self.n * self.qw(range) * self.qw(range) / self.qq - sum_w * sum_w;
+        // Selections: all of this is done for several trials side by side.
+        let gain = if self.min(range).1 { with_offset } else { without };
+        let gain = if self.scale() > 0.0 { gain } else { f32::NEG_INFINITY };
+        if self.variance() > 0.0 { gain } else { f32::NEG_INFINITY }
+    }
+
+    #[inline(always)]
+    fn solve(self, range: Range) -> Affine {
+        if self.variance() <= 0.0 {
+            return Affine::default();
+        }
+        match self.min(range) {
+            (min, true) => Affine { scale: self.scale() / self.variance(), min: min / self.variance() },
+            _ => Affine { scale: self.qw(range) / self.qq, min: 0.0 },
+        }
+    }
 }
 
 /// A super-block of `S` sub-blocks, whose scales are multiples of `d`, and their offsets of `dmin`.

@@ -21,7 +21,15 @@ pub(super) fn min_max(src: &[f32]) -> (f32, f32) {
             most[i] = if eight[i] > most[i] { eight[i] } else { most[i] };
         }
     }
-    (least.into_iter().fold(f32::INFINITY, f32::min), most.into_iter().fold(f32::NEG_INFINITY, f32::max))
+    (across(least, |a, b| if b < a { b } else { a }), across(most, |a, b| if b > a { b } else { a }))
+}
+
+/// Eight numbers made one, in one order: the same bits on every machine.
+#[inline(always)]
+pub(super) fn across(lanes: [f32; 8], join: impl Fn(f32, f32) -> f32) -> f32 {
+    // What goes on within a vector is kept from what made it: the compiler would rather have its pairs in vectors.
+    let v = std::hint::black_box(lanes);
+    join(join(join(v[0], v[4]), join(v[2], v[6])), join(join(v[1], v[5]), join(v[3], v[7])))
 }
 
 /// `1 / d`, and 0 for 0: a block of zeros stays one.

@@ -7,7 +7,7 @@
 //! the nearest ones are tried with the quants that each would have, and the scale of the scales is fitted again.
 
 use super::block::Half;
-use super::round::{byte, furthest_from_zero, nearest_within, reciprocal};
+use super::round::{across, byte, furthest_from_zero, nearest_within, reciprocal};
 
 /// Weights in a super-block.
 pub(super) const LEN: usize = 256;
@@ -33,7 +33,7 @@ impl Effort {
 /// Trial `i` of `n`: what is added to the number of steps between zero and the largest weight, 1.2 steps up for the largest weight, and
 /// half as far down.
 #[inline(always)]
-pub(super) fn trial(i: usize, n: usize) -> f32 {
+fn trial(i: usize, n: usize) -> f32 {
     i as f32 * (1.8 / (n - 1) as f32) - 1.2
 }
 
@@ -125,7 +125,7 @@ pub(super) fn sums<const S: usize, const N: usize>(
             }
         }
     }
-    lanes.map(|v| ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])))
+    lanes.map(|lanes| across(lanes, |a, b| a + b))
 }
 
 /// Numbers of the grid that are nearest to `src` in units of a scale.

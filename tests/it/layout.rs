@@ -23,12 +23,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("backend", &["graph", "quant"]),
     ("chat", &["tokenizer"]),
     ("tokenizer", &["gguf"]),
-    ("hub", &["error"]),
+    ("hub", &["error", "file"]),
     ("graph", &["quant", "error"]),
-    ("gguf", &["quant", "error"]),
+    ("gguf", &["quant", "error", "file"]),
     // The hint to an unsupported format lists those that are supported.
     ("error", &["quant"]),
     ("quant", &[]),
+    ("file", &[]),
 ];
 
 /// Who alone may say what.

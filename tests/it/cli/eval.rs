@@ -112,7 +112,12 @@ fn what_cannot_be_judged_is_an_error_with_a_hint() {
         (&[&model, &text(), "-c", "4"], 2, "windows of 4 tokens", "at least 8"),
         (&[&model, &short, "--kld", &saved], 2, "the text has 12 tokens", "use a longer text"),
         (&[&model, &model, "--kld", &saved], 1, "valid UTF-8", ""),
-        (&[&model, &text(), "--save-logits", "no/such/folder/file"], 1, "cannot create no/such/folder/file", ""),
+        (
+            &[&model, &text(), "--save-logits", "no/such/folder/file"],
+            1,
+            "cannot create no/such/folder/file",
+            "make it first",
+        ),
     ];
     for (args, code, error, hint) in cases {
         let (found_code, stderr) = failure(perplexity(args));

@@ -74,3 +74,24 @@ fn quantize_says_what_is_wrong() {
         assert!(parts.iter().all(|part| stderr.contains(part)), "{args:?}: {stderr}");
     }
 }
+
+#[test]
+fn a_file_that_cannot_be_made_is_named_with_a_hint() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (source, text) = (golden("tiny/llama-f32.gguf"), golden("README.md"));
+    let (source, text) = (utf8(&source), utf8(&text));
+    let missing = folder.path().join("none/out.gguf");
+    let below_a_file = Path::new(text).join("out.gguf");
+    for to in [&missing, &below_a_file].map(|path| utf8(path)) {
+        for args in [
+            &["quantize", source, to, "Q4_0"][..],
+            &["imatrix", "-m", source, "-f", text, "-o", to, "-c", "16", "--chunks", "1"],
+        ] {
+            let (code, stderr) = failure(args);
+            assert_eq!(code, Some(1), "{args:?}: {stderr}");
+            let parts =
+                [&format!("error: cannot create {to}: ")[..], "hint: the folder that it is to lie in is not there"];
+            assert!(parts.iter().all(|part| stderr.contains(part)), "{args:?}: {stderr}");
+        }
+    }
+}

@@ -20,6 +20,19 @@ const DIGIT_LINES: usize = if cfg!(target_arch = "x86_64") { 4 * CHUNK_BLOCKS } 
 #[repr(C, align(64))]
 pub(crate) struct Line(pub(crate) [i16; BLOCK]);
 
+/// The largest integer that a number becomes: 256 · 127 + 127, both of whose bytes are signed.
+const MAX: f32 = 32_639.0;
+/// Below this a chunk counts as zeros: its reciprocal would not be finite.
+const TINY: f32 = 1e-30;
+
+/// The scale of a chunk whose largest magnitude is `max`, and its reciprocal, or 0 for zeros.
+#[inline(always)]
+pub(super) fn scale_of(max: f32) -> (f32, f32) {
+    // A chunk with NaN or infinity makes all that it touches NaN.
+    let scale = if max.is_finite() { max / MAX } else { f32::NAN };
+    (scale, if max > TINY { MAX / max } else { 0.0 })
+}
+
 /// T rows of K numbers, K whole blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Activations {

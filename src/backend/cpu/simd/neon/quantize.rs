@@ -3,12 +3,7 @@
 use std::arch::aarch64::*;
 
 use super::Order;
-use crate::backend::cpu::simd::activations::{ActivationRowMut, BLOCK, CHUNK, CHUNK_BLOCKS, Line};
-
-/// The largest integer that a number becomes: 256 · 127 + 127, both of whose bytes are signed.
-const MAX: f32 = 32_639.0;
-/// Below this a chunk counts as zeros: its reciprocal would not be finite.
-const TINY: f32 = 1e-30;
+use crate::backend::cpu::simd::activations::{ActivationRowMut, BLOCK, CHUNK, CHUNK_BLOCKS, Line, scale_of};
 
 /// Fills `out` with the numbers of `x`, as many as `out` has blocks for; in plain order, and in `order` too.
 pub(super) fn quantize(x: &[f32], out: ActivationRowMut<'_>, order: Order) {
@@ -20,10 +15,8 @@ pub(super) fn quantize(x: &[f32], out: ActivationRowMut<'_>, order: Order) {
     let half_sums = out.half_sums.as_chunks_mut::<2>().0.chunks_exact_mut(CHUNK_BLOCKS);
     let sums = out.sums.chunks_exact_mut(CHUNK_BLOCKS).zip(half_sums);
     for (((x, (q, woven)), scale), (sums, half_sums)) in x.chunks(CHUNK).zip(lines).zip(out.scales).zip(sums) {
-        let max = largest(x);
-        // A chunk with NaN or infinity makes all that it touches NaN.
-        *scale = if max.is_finite() { max / MAX } else { f32::NAN };
-        let per_unit = if max > TINY { MAX / max } else { 0.0 };
+        let per_unit;
+        (*scale, per_unit) = scale_of(largest(x));
         let lines = x.as_chunks::<BLOCK>().0.iter().zip(q).zip(woven);
         for (((x, q), woven), (sum, halves)) in lines.zip(sums.iter_mut().zip(half_sums)) {
             let [a, b] = quantize_block(x, per_unit, order, q, woven);

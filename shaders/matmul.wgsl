@@ -2,18 +2,16 @@
 //!
 //! W       [M, K]  packed blocks of `quant`, row-major
 //! x       [T, K]  f32
-//! y       [T, M]  f32, by `epilogue`
-//! grid    (ceil(M / (4·WG)), ceil(T / 6)) workgroups
+//! y       [T, M]  f32, by `tile`
+//! grid    (ceil(M / (4·WG)), tiles of 6 rows of x) workgroups; `tile` says which
 //! group   an invocation makes a tile of 4 weight rows × 6 rows of x in registers; x is uniform
 //! const   WG
-//! import  group, shape, x, quant, epilogue
-//! tail    the last row of W and of x stands in for rows that do not exist, whose results are dropped; K is whole groups
+//! import  group, shape, x, quant, tile
+//! tail    rows of W and x that exist stand in for those that do not, whose results are dropped; K is whole groups
 //! exact   f32 sums; order differs from the CPU: nmse ≤ 1e-7
 //! cpu     src/backend/cpu/ops/matmul.rs
 
 override WG: u32;
-
-@group(0) @binding(4) var<uniform> step: vec4<u32>; // T of the step, N of the outputs
 
 // Four numbers of K of the four weight rows.
 struct Four {
@@ -48,24 +46,31 @@ fn add_all(
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i: u32) {
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) i: u32,
+) {
+    let tile = tile_at(id, count, 6u);
+    if !tile_has(tile, id.x * WG * 4u, WG * 4u) {
+        return;
+    }
     let row = (id.x * WG + i) * 4u;
-    let t = id.y * 6u;
-    let n = step[shape.section];
     let groups = shape.groups;
 
     // 1. where the four weight rows and the six rows of x begin
-    let w0 = min(row, shape.m - 1u) * groups;
-    let w1 = min(row + 1u, shape.m - 1u) * groups;
-    let w2 = min(row + 2u, shape.m - 1u) * groups;
-    let w3 = min(row + 3u, shape.m - 1u) * groups;
+    let w0 = tile_w(tile, row) * groups;
+    let w1 = tile_w(tile, row + 1u) * groups;
+    let w2 = tile_w(tile, row + 2u) * groups;
+    let w3 = tile_w(tile, row + 3u) * groups;
     let pitch = groups * 8u;
-    let x0 = t * pitch;
-    let x1 = min(t + 1u, n - 1u) * pitch;
-    let x2 = min(t + 2u, n - 1u) * pitch;
-    let x3 = min(t + 3u, n - 1u) * pitch;
-    let x4 = min(t + 4u, n - 1u) * pitch;
-    let x5 = min(t + 5u, n - 1u) * pitch;
+    let last = tile.end - 1u;
+    let x0 = tile_x(tile_row(tile.first)) * pitch;
+    let x1 = tile_x(tile_row(min(tile.first + 1u, last))) * pitch;
+    let x2 = tile_x(tile_row(min(tile.first + 2u, last))) * pitch;
+    let x3 = tile_x(tile_row(min(tile.first + 3u, last))) * pitch;
+    let x4 = tile_x(tile_row(min(tile.first + 4u, last))) * pitch;
+    let x5 = tile_x(tile_row(min(tile.first + 5u, last))) * pitch;
 
     // 2. one group of K at a time
     var s = Sums();
@@ -92,17 +97,18 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i
     }
 
     // 3. rows that exist are written
-    finish(t, row, n, s.s0);
-    finish(t + 1u, row, n, s.s1);
-    finish(t + 2u, row, n, s.s2);
-    finish(t + 3u, row, n, s.s3);
-    finish(t + 4u, row, n, s.s4);
-    finish(t + 5u, row, n, s.s5);
+    finish(tile, tile.first, row, s.s0);
+    finish(tile, tile.first + 1u, row, s.s1);
+    finish(tile, tile.first + 2u, row, s.s2);
+    finish(tile, tile.first + 3u, row, s.s3);
+    finish(tile, tile.first + 4u, row, s.s4);
+    finish(tile, tile.first + 5u, row, s.s5);
 }
 
-fn finish(t: u32, row: u32, n: u32, s: vec4<f32>) {
-    if t < n {
-        if row < shape.m { epilogue(t, row, s.xy); }
-        if row + 2u < shape.m { epilogue(t, row + 2u, s.zw); }
+fn finish(tile: Tile, place: u32, row: u32, s: vec4<f32>) {
+    if place < tile.end {
+        let t = tile_row(place);
+        tile_write(tile, t, row, s.xy);
+        tile_write(tile, t, row + 2u, s.zw);
     }
 }

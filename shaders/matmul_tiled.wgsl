@@ -2,12 +2,12 @@
 //!
 //! W       [M, K]  packed blocks of `quant`, row-major
 //! x       [T, K]  f32
-//! y       [T, M]  f32, by `epilogue`
-//! grid    (ceil(M / 64), ceil(T / (WG / 2))) workgroups
+//! y       [T, M]  f32, by `tile`
+//! grid    (ceil(M / 64), tiles of WG / 2 rows of x) workgroups; `tile` says which
 //! group   an invocation makes 8 weight rows × 4 rows of x in registers: rows 2a, 2a + 1 of every 16, and c of every WG / 8
 //! const   WG  a multiple of 64;  X_LEN = 4 · WG
-//! import  group, shape, quant, epilogue
-//! tail    the last row of W and of x stands in for rows that do not exist, whose results are dropped; K is whole groups
+//! import  group, shape, quant, tile
+//! tail    rows of W and x that exist stand in for those that do not, whose results are dropped; K is whole groups
 //! exact   f32 sums; order differs from the CPU: nmse ≤ 1e-7
 //! cpu     src/backend/cpu/ops/matmul.rs
 
@@ -18,7 +18,6 @@ const TILE_M = 64u;
 const HALF = 256u; // vectors of half a tile of W
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [T, K / 4]
-@group(0) @binding(4) var<uniform> step: vec4<u32>; // T of the step, N of the outputs
 
 // Eight vectors a row, a group of K. Vector k of row r lies at k ^ (r % 8), so that eight neighbouring rows, read at once, are in
 // different banks. Of W the even rows lie before the odd ones, since an invocation reads both of a pair.
@@ -26,12 +25,18 @@ var<workgroup> w_tile: array<vec4<f32>, 512>;
 var<workgroup> x_tile: array<vec4<f32>, X_LEN>;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i: u32) {
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) i: u32,
+) {
     let tile_t = WG / 2u;
     let each = WG / 8u;
     let m0 = id.x * TILE_M;
-    let t0 = id.y * tile_t;
-    let n = step[shape.section];
+    let tile = tile_at(id, count, tile_t);
+    if !tile_has(tile, m0, TILE_M) {
+        return;
+    }
     let groups = shape.groups;
     let a = i % 8u;
     let c = i / 8u;
@@ -56,7 +61,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i
         // 1. each weight of the tile is dequantized once
         workgroupBarrier();
         for (var r = i; r < TILE_M; r += WG) {
-            let q = quant_group(min(m0 + r % 32u * 2u + r / 32u, shape.m - 1u) * groups + g);
+            let q = quant_group(tile_w(tile, m0 + r % 32u * 2u + r / 32u) * groups + g);
             let at = 8u * r;
             let z = r % 8u;
             w_tile[at + z] = q.v0;
@@ -69,7 +74,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i
             w_tile[at + (7u ^ z)] = q.v7;
         }
         for (var r = c; r < tile_t; r += each) {
-            x_tile[8u * r + (a ^ (r % 8u))] = x[(min(t0 + r, n - 1u) * groups + g) * 8u + a];
+            x_tile[8u * r + (a ^ (r % 8u))] = x[(tile_x(tile_row(min(tile.first + r, tile.end - 1u))) * groups + g) * 8u + a];
         }
         workgroupBarrier();
 
@@ -110,16 +115,19 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) i
 
     // 3. rows that exist are written
     let row = m0 + 2u * a;
-    let t = t0 + c;
-    if t < n { finish(t, row, s00, s10, s20, s30); }
-    if t + each < n { finish(t + each, row, s01, s11, s21, s31); }
-    if t + 2u * each < n { finish(t + 2u * each, row, s02, s12, s22, s32); }
-    if t + 3u * each < n { finish(t + 3u * each, row, s03, s13, s23, s33); }
+    let place = tile.first + c;
+    finish(tile, place, row, s00, s10, s20, s30);
+    finish(tile, place + each, row, s01, s11, s21, s31);
+    finish(tile, place + 2u * each, row, s02, s12, s22, s32);
+    finish(tile, place + 3u * each, row, s03, s13, s23, s33);
 }
 
-fn finish(t: u32, row: u32, s0: vec2<f32>, s1: vec2<f32>, s2: vec2<f32>, s3: vec2<f32>) {
-    if row < shape.m { epilogue(t, row, s0); }
-    if row + 16u < shape.m { epilogue(t, row + 16u, s1); }
-    if row + 32u < shape.m { epilogue(t, row + 32u, s2); }
-    if row + 48u < shape.m { epilogue(t, row + 48u, s3); }
+fn finish(tile: Tile, place: u32, row: u32, s0: vec2<f32>, s1: vec2<f32>, s2: vec2<f32>, s3: vec2<f32>) {
+    if place < tile.end {
+        let t = tile_row(place);
+        tile_write(tile, t, row, s0);
+        tile_write(tile, t, row + 16u, s1);
+        tile_write(tile, t, row + 32u, s2);
+        tile_write(tile, t, row + 48u, s3);
+    }
 }

@@ -24,12 +24,12 @@ fn submits(program: &dyn Program) -> u64 {
 /// Whatever is cut, results are the same bits: submissions of one call each, and prompts of 32 rows and a rest.
 #[test]
 fn a_step_in_many_submissions_is_the_same_step() {
-    for name in ["llama-q4_0", "gemma3-q8_0"] {
+    for name in ["llama-q4_0", "gemma3-q8_0", "qwen3moe-q8_0"] {
         let model = golden::tiny(name);
         let n_layers = model.graph.kv.len() as u64;
         let tokens: Vec<u32> = (0..101).map(|i| 260 + i % 28).collect();
         let run = |submission_budget: Duration| {
-            let options = gpu::Options { submission_budget, ..Default::default() };
+            let options = gpu::Options { submission_budget: Some(submission_budget), ..Default::default() };
             let mut program = compile(&model, &options);
             let mut sequence = Sequence::new(128);
             let prompt = sequence.append(&mut program, &tokens, usize::MAX, &[100]);
@@ -51,7 +51,7 @@ fn a_step_in_many_submissions_is_the_same_step() {
 fn rows_with_outputs_stay_together() {
     let model = golden::tiny("llama-q4_0");
     let run = |submission_budget: Duration| {
-        let options = gpu::Options { submission_budget, ..Default::default() };
+        let options = gpu::Options { submission_budget: Some(submission_budget), ..Default::default() };
         let mut program = compile(&model, &options);
         Sequence::new(128).append(&mut program, &[265; 70], usize::MAX, &[3, 69])
     };

@@ -2,6 +2,8 @@
 //!
 //! Rows choose their experts by logits that come out of a table, so that a case says which experts have no row, one, or many.
 
+mod families;
+
 use halfbyte::backend::{Limits, Program, Weights, cpu, gpu};
 use halfbyte::graph::{Activation, Gating, Graph, GraphBuilder, Val};
 use halfbyte::quant::{self, Format};
@@ -400,7 +402,7 @@ fn mixtures_on_the_gpu_are_those_of_the_reference() {
 /// The weights of an expert that no row uses may be anything.
 #[test]
 fn experts_that_no_row_uses_are_not_read() {
-    const N: usize = 32;
+    const N: usize = 40;
     let check = |compile: Compile<'_>| {
         let mut numbers = Numbers(5);
         let mut tables = Tables::default();
@@ -414,7 +416,7 @@ fn experts_that_no_row_uses_are_not_read() {
         w[3 * 32 * 32..].fill(f32::NAN);
         tables.add("blk.0.w_exps.weight", &[32, 32, 32], format("F32"), &w);
         for n in [1, 4, N] {
-            let found = tables.run(compile, N, &ops::step_of(n), &[&[0]], |g| {
+            let found = tables.run(compile, N, &ops::step_of(n), &[&ops::pages_for(n)], |g| {
                 let b = g.block(0);
                 let route = b.route(g.embed("r", N, 32, 1.0), 2, Gating::Used, 1.0);
                 b.expert_matmul("w", g.embed("x", N, 32, 1.0), route, 32, 32)

@@ -2,7 +2,7 @@
 //!
 //! Files are made from the tiny ones by changing a key or a tensor.
 
-mod families;
+pub(crate) mod families;
 
 use std::path::Path;
 

@@ -1,14 +1,16 @@
 //! The nodes and the calls of a mixture of experts: routing, products with the experts that rows use, their sum.
 //!
-//! Which experts a row uses is known on the device only, and nobody asks: a step with few rows has a grid over slots, each of
-//! which finds its expert; one with many sorts its slots by expert first, in tiles of as many as a workgroup takes, with room for
-//! as many tiles as there can be. Workgroups without a tile end at once.
+//! A slot is one of the uses that a row has for an expert. Which expert that is is known on the device only, and nobody asks: a
+//! step with few rows has a grid over slots, each of which finds its expert; one with many sorts its slots by expert first, in
+//! tiles of as many as a workgroup takes, with room for as many tiles as there can be. Then kernels for many rows take these in
+//! place of neighbouring rows, so that a matrix is read once a tile. Workgroups without a tile end at once.
 
 use super::fold::Fold;
 use super::fuse::Node;
 use super::kernels::{Bind, Call, Constants, Grid, Lower, Mode, Modules, Shape, activation};
-use super::matmul::FEW;
+use super::matmul::{self, FEW};
 use super::memory::{GROUP, MatrixRef};
+use super::pace;
 use super::shader::KernelKey;
 use super::tune;
 use crate::graph::{Activation, Gating, WeightRef};
@@ -48,13 +50,16 @@ pub(crate) struct ExpertSum {
     pub y: usize,
 }
 
-/// Slots of a tile: as many as a workgroup of `expert_matmul` takes.
-pub(crate) const TILE: usize = 32;
+/// Tiles of at most `slots_each` slots that `n_slots` can make: most if as many experts as can be have a slot beyond full tiles.
+pub(crate) fn n_tiles(n_slots: u32, slots_each: u32, n_expert: u32) -> u32 {
+    let n_used = n_slots.min(n_expert);
+    n_used + (n_slots - n_used) / slots_each
+}
 
-/// Tiles that `n_rows` rows can have.
-pub(crate) fn n_tiles(n_rows: usize, n_used: usize, n_expert: usize) -> usize {
-    let slots = n_rows * n_used;
-    slots / TILE + slots.min(n_expert)
+/// Rows up to which each slot is multiplied by itself: as long as experts have two on average, a tile of them is mostly padding.
+/// Always fewer than the least that a prompt is cut into.
+fn most_by_slot(n_used: usize, n_expert: usize) -> u32 {
+    FEW.max(2 * n_expert as u32 / n_used as u32).min(pace::ROWS as u32 - 1)
 }
 
 impl Lower<'_> {
@@ -62,7 +67,7 @@ impl Lower<'_> {
     pub(crate) fn sorted_bytes(&self) -> usize {
         let of = |node: &Node| match node {
             Node::ExpertMatMul(ExpertMatMul { n_expert, n_used, .. }) => {
-                4 * (3 * self.n_tiles(*n_used, *n_expert) + self.limits.max_rows * n_used)
+                4 * (3 * self.n_tiles(*n_used, *n_expert) as usize + self.limits.max_rows * n_used)
             }
             _ => 0,
         };
@@ -70,8 +75,24 @@ impl Lower<'_> {
     }
 
     /// Tiles that a step of this program can have.
-    fn n_tiles(&self, n_used: usize, n_expert: usize) -> usize {
-        n_tiles(self.limits.max_rows, n_used, n_expert)
+    fn n_tiles(&self, n_used: usize, n_expert: usize) -> u32 {
+        let slots_each = matmul::experts(self.caps).tile[1] as u32;
+        n_tiles((self.limits.max_rows * n_used) as u32, slots_each, n_expert as u32)
+    }
+
+    /// Rows of the steps whose slots are sorted, if there are such steps.
+    fn sorted_rows(&self, mode: Mode, n_used: usize, n_expert: usize) -> Option<[u32; 2]> {
+        let most = most_by_slot(n_used, n_expert);
+        (mode == Mode::Many && self.limits.max_rows > most as usize).then_some([most + 1, u32::MAX])
+    }
+
+    /// Rows up to which a step has other kernels than a prompt.
+    pub(crate) fn few_rows(&self) -> usize {
+        let of = |node: &Node| match node {
+            Node::ExpertMatMul(ExpertMatMul { n_expert, n_used, .. }) => most_by_slot(*n_used, *n_expert),
+            _ => FEW,
+        };
+        self.fused.nodes.iter().map(of).max().unwrap_or(FEW) as usize
     }
 
     /// The calls that choose experts, and sort the slots of a step of many rows.
@@ -99,11 +120,12 @@ impl Lower<'_> {
             matrix: None,
             grid: Grid::PerRows { x: 1, rows_each: 1 },
         });
-        if mode == Mode::Many && self.limits.max_rows > FEW as usize {
+        if let Some(rows) = self.sorted_rows(mode, n_used, n_expert) {
+            let slots_each = matmul::experts(self.caps).tile[1];
             let constants = vec![
                 ("E", n_expert.into()),
                 ("USED", n_used.into()),
-                ("TILE", TILE.into()),
+                ("TILE", slots_each.into()),
                 ("TILES", self.n_tiles(n_used, n_expert).into()),
                 ("WG", tune::SORT.into()),
             ];
@@ -111,7 +133,7 @@ impl Lower<'_> {
                 key: KernelKey { kernel: "expert_sort", modules: vec![], constants },
                 binds: vec![(0, Bind::Tensor(y)), (1, Bind::Sorted), (4, Bind::Step)],
                 matrix: None,
-                grid: Grid::Some { total: 1, rows_each: u32::MAX, rows: [FEW + 1, u32::MAX] },
+                grid: Grid::Some { total: 1, rows_each: u32::MAX, rows },
             });
         }
     }
@@ -120,9 +142,8 @@ impl Lower<'_> {
     pub(super) fn expert_matmul(&self, node: &ExpertMatMul, mode: Mode, calls: &mut Vec<Call>) {
         for part in 0..self.weights.matrix(&node.matrix).parts.len() {
             calls.push(self.expert_matvec(node, part, mode));
-            if mode == Mode::Many && self.limits.max_rows > FEW as usize {
-                calls.push(self.expert_tiles(node, part));
-            }
+            let sorted_rows = self.sorted_rows(mode, node.n_used, node.n_expert);
+            calls.extend(sorted_rows.map(|rows| self.expert_tiles(node, part, rows)));
         }
     }
 
@@ -139,19 +160,28 @@ impl Lower<'_> {
         call.key.constants.extend([("WG", wg.into()), ("LANES", lanes.into()), ("USED", node.n_used.into())]);
         call.binds.push((2, Bind::Tensor(node.route)));
         let total = m.div_ceil(2 * wg / lanes) as u32;
-        let rows = if mode == Mode::One { [1, 1] } else { [1, FEW] };
+        let rows = if mode == Mode::One { [1, 1] } else { [1, most_by_slot(node.n_used, node.n_expert)] };
         call.grid = Grid::Slots { total, n_used: node.n_used as u32, n_expert: node.n_expert as u32, rows };
         call
     }
 
     /// For many rows: tiles of the sorted slots.
-    fn expert_tiles(&self, node: &ExpertMatMul, part: usize) -> Call {
+    fn expert_tiles(&self, node: &ExpertMatMul, part: usize, rows: [u32; 2]) -> Call {
         let (n_used, n_expert) = (node.n_used, node.n_expert);
-        let mut call = self.expert_call("expert_matmul", node, part);
+        let many = matmul::experts(self.caps);
+        let mut call = self.expert_call(many.kernel, node, part);
+        call.key.modules.extend(self.many_modules(&many, "experts"));
         call.key.constants.push(("TILES", self.n_tiles(n_used, n_expert).into()));
         call.binds.extend([(2, Bind::Sorted), (5, Bind::Shape(self.shape(&node.matrix, part, node.y)))]);
-        let x = (node.matrix.n_rows() / n_expert).div_ceil(64) as u32;
-        call.grid = Grid::Tiles { x, n_used: n_used as u32, n_expert: n_expert as u32, rows: [FEW + 1, u32::MAX] };
+        let [tile_m, tile_t] = many.tile;
+        call.key.constants.extend(many.constants);
+        call.grid = Grid::Tiles {
+            x: (node.matrix.n_rows() / n_expert).div_ceil(tile_m) as u32,
+            slots_each: tile_t as u32,
+            n_used: n_used as u32,
+            n_expert: n_expert as u32,
+            rows,
+        };
         call
     }
 
@@ -199,5 +229,25 @@ impl Lower<'_> {
         binds.extend(fold.map(|_| (5, Bind::Shape(Shape::default()))));
         let key = KernelKey { kernel: "expert_sum", modules, constants };
         Call { key, binds, matrix: None, grid: Grid::PerRows { x: width.div_ceil(2 * wg) as u32, rows_each: 1 } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However slots are spread over experts, there is room for their tiles, and for no more than the worst case takes.
+    #[test]
+    fn there_is_room_for_every_tile() {
+        for slots_each in [1, 3, 6] {
+            for n_slots in 1..20 {
+                // The most tiles of any way to give the slots to three experts.
+                let tiles = |counts: [u32; 3]| counts.iter().map(|count| count.div_ceil(slots_each)).sum::<u32>();
+                let counts = |i, j| [i, j, n_slots - i - j];
+                let all = (0..=n_slots).flat_map(|i| (0..=n_slots - i).map(move |j| (i, j)));
+                let most = all.map(|(i, j)| tiles(counts(i, j))).max();
+                assert_eq!(Some(n_tiles(n_slots, slots_each, 3)), most, "{n_slots} slots by {slots_each}");
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::device::Capabilities;
 use super::experts;
 use super::fold::Fold;
 use super::fuse::{Epilogue, Fused, Node, View};
-use super::matmul;
+use super::matmul::{self, Many};
 use super::matvec::MatVec;
 use super::memory::{GROUP, MatrixRef, WeightMemory};
 use super::shader::{Constant, KernelKey};
@@ -78,8 +78,8 @@ pub(crate) enum Grid {
     Some { total: u32, rows_each: u32, rows: [u32; 2] },
     /// This many in all, over x and z where one is too short, for every use of an expert; in steps of so many rows only.
     Slots { total: u32, n_used: u32, n_expert: u32, rows: [u32; 2] },
-    /// x for every tile of uses of experts, tiles over y and z where one is too short; in steps of so many rows only.
-    Tiles { x: u32, n_used: u32, n_expert: u32, rows: [u32; 2] },
+    /// x for every `slots_each` uses of one expert, over y and z where one is too short; in steps of so many rows only.
+    Tiles { x: u32, slots_each: u32, n_used: u32, n_expert: u32, rows: [u32; 2] },
     /// x for every `rows_each` rows and every split of what they see, in steps of so many rows only.
     Splits { x: u32, rows_each: u32, rows: [u32; 2], visible: Option<Visible> },
     /// x for every row, if there is more than one split, in steps of so many rows only.
@@ -99,10 +99,12 @@ impl Grid {
             Grid::Slots { total, n_used, rows: [least, most], .. } => {
                 (least..=most).contains(&n).then(|| [total.min(MOST), n * n_used, total.div_ceil(MOST)])
             }
-            Grid::Tiles { x, n_used, n_expert, rows: [least, most] } => (least..=most).contains(&n).then(|| {
-                let tiles = experts::n_tiles(n as usize, n_used as usize, n_expert as usize) as u32;
-                [x, tiles.min(MOST), tiles.div_ceil(MOST)]
-            }),
+            Grid::Tiles { x, slots_each, n_used, n_expert, rows: [least, most] } => {
+                (least..=most).contains(&n).then(|| {
+                    let tiles = experts::n_tiles(n * n_used, slots_each, n_expert);
+                    [x, tiles.min(MOST), tiles.div_ceil(MOST)]
+                })
+            }
             Grid::Splits { x, rows_each, rows: [least, most], visible } => (least..=most).contains(&n).then(|| {
                 let splits = visible.map_or(1, |visible| visible.most(rows));
                 [x, n.div_ceil(rows_each), splits]
@@ -263,9 +265,7 @@ impl Lower<'_> {
             let least = if few.is_empty() { 2 } else { matmul::FEW + 1 };
             calls.extend(few);
             let mut modules = self.quant_modules(matrix.format);
-            if many.has_x {
-                modules.push(("x", if tune::x_is_shared(self.caps, 1) { "shared" } else { "direct" }));
-            }
+            modules.extend(self.many_modules(&many, "rows"));
             let mut binds = vec![(0, Bind::Tensor(x)), (1, Bind::Tensor(y)), (4, Bind::Step)];
             binds.push((5, Bind::Shape(self.shape(matrix_ref, part, y))));
             self.finish(bias, epilogue, &mut modules, &mut binds);
@@ -295,6 +295,12 @@ impl Lower<'_> {
     pub(super) fn quant_modules(&self, format: &'static Format) -> Modules {
         let half = if self.caps.f16 { "native" } else { "packed" };
         vec![("quant", format.name), ("dot", tune::dot(self.caps)), ("half", half)]
+    }
+
+    /// The modules of a kernel for many rows, which are taken as `tile` says.
+    pub(super) fn many_modules(&self, many: &Many, tile: &'static str) -> Modules {
+        let x = if tune::x_is_shared(self.caps, 1) { "shared" } else { "direct" };
+        [("x", x), ("tile", tile)].into_iter().filter(|(slot, _)| many.slots.contains(slot)).collect()
     }
 
     /// What is done with the results of a matmul.

@@ -18,8 +18,8 @@ pub(crate) struct Many {
     pub constants: Vec<(&'static str, Constant)>,
     /// Rows of W, and of x, that a workgroup takes.
     pub tile: [usize; 2],
-    /// Whether the slot `x` says how x is read; otherwise the kernel does.
-    pub has_x: bool,
+    /// Slots that not all such kernels have: `x` says how x is read, `tile` which rows are multiplied by which matrix.
+    pub slots: &'static [&'static str],
 }
 
 /// The best kernel for many rows that the device can run.
@@ -29,23 +29,24 @@ pub(crate) fn many(caps: &Capabilities) -> Many {
             8 => ("matmul_coop8", [64, 32]),
             _ => ("matmul_coop16", [64, 64]),
         };
-        return Many { kernel, constants: vec![("WG", unit.workgroup.into())], tile, has_x: false };
+        return Many { kernel, constants: vec![("WG", unit.workgroup.into())], tile, slots: &[] };
     }
-    if caps.software {
-        return plain();
-    }
-    tiled()
+    if caps.software { plain() } else { tiled(tune::MATMUL_TILED) }
+}
+
+/// The best one for rows that are sorted by expert: of these an expert has few, and a tile of 64 would be mostly padding.
+pub(crate) fn experts(caps: &Capabilities) -> Many {
+    if caps.software { plain() } else { tiled(tune::EXPERTS_TILED) }
 }
 
 /// Registers alone: an invocation makes a tile of 4 × 6.
 pub(crate) fn plain() -> Many {
     let wg = tune::MATMUL;
-    Many { kernel: "matmul", constants: vec![("WG", wg.into())], tile: [4 * wg, 6], has_x: true }
+    Many { kernel: "matmul", constants: vec![("WG", wg.into())], tile: [4 * wg, 6], slots: &["x", "tile"] }
 }
 
-/// Tiles of W and x in workgroup memory.
-pub(crate) fn tiled() -> Many {
-    let wg = tune::MATMUL_TILED;
+/// Tiles of W and x in workgroup memory, by `wg` invocations.
+pub(crate) fn tiled(wg: usize) -> Many {
     let constants = vec![("WG", wg.into()), ("X_LEN", (4 * wg).into())];
-    Many { kernel: "matmul_tiled", constants, tile: [64, wg / 2], has_x: false }
+    Many { kernel: "matmul_tiled", constants, tile: [64, wg / 2], slots: &["tile"] }
 }

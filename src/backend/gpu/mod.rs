@@ -65,8 +65,8 @@ pub struct Options {
     pub checked: bool,
     /// Folder where compiled pipelines are kept from one start to the next, where the driver gives them out.
     pub pipeline_cache: Option<PathBuf>,
-    /// What a submission should take at most, so that no watchdog ends it.
-    pub submission_budget: Duration,
+    /// What a submission should take at most, so that no watchdog ends it; `None` for what the adapter needs.
+    pub submission_budget: Option<Duration>,
     /// Whether a step whose commands did not run is an error. Without it, drivers that compute nothing can be used to measure
     /// what a step costs on the host.
     pub expect_results: bool,
@@ -83,7 +83,7 @@ impl Default for Options {
             keep_tensors: false,
             checked: false,
             pipeline_cache: None,
-            submission_budget: pace::BUDGET,
+            submission_budget: None,
             expect_results: true,
             profile: false,
         }

@@ -7,14 +7,24 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::device::Capabilities;
+
 /// What a submission should take at most.
-pub(crate) const BUDGET: Duration = Duration::from_millis(80);
+const BUDGET: Duration = Duration::from_millis(80);
+/// The same for a software adapter, which no watchdog looks after. The fewer rows of a prompt run at once, the fewer share an
+/// expert's matrix.
+const SOFTWARE_BUDGET: Duration = Duration::from_secs(2);
 /// Multiply-adds a second of a device that nobody has measured: the slowest that anybody would use.
 const UNKNOWN_SPEED: f64 = 2e9;
 /// Up to this many rows, weights are read faster than they are multiplied with more rows: a speed of its own.
 const FEW_ROWS: usize = 8;
 /// Rows are cut in multiples of this, which is one of every tile: a row's tile has the same rows, cut or not.
-const ROWS: usize = 32;
+pub(crate) const ROWS: usize = 32;
+
+/// What a submission should take at most on such a device.
+pub(crate) fn budget(caps: &Capabilities) -> Duration {
+    if caps.software { SOFTWARE_BUDGET } else { BUDGET }
+}
 
 /// The speed of a device, as seconds per multiply-add, for steps of few rows and of many.
 #[derive(Debug, Clone)]
@@ -34,11 +44,11 @@ impl Pace {
     }
 
     /// How many of `n` rows to run at once, where the largest call does `largest` multiply-adds a row: all, or a multiple of
-    /// [`ROWS`] that leaves no rest of few rows, for which other kernels with other roundings would run.
-    pub(crate) fn rows(&self, n: usize, largest: u64) -> usize {
+    /// [`ROWS`] that leaves no rest of `few` rows or fewer, for which other kernels with other roundings would run.
+    pub(crate) fn rows(&self, n: usize, largest: u64, few: usize) -> usize {
         let fit = (self.room(n) / largest.max(1)) as usize / ROWS * ROWS;
         let most = fit.max(ROWS);
-        if n <= most + FEW_ROWS { n } else { most }
+        if n <= most + few { n } else { most }
     }
 
     /// Learns from a step of `n` rows. One measurement counts so much and no more: a device that was busy with something
@@ -110,14 +120,15 @@ mod tests {
     #[test]
     fn rows_are_cut_into_tiles_without_a_small_rest() {
         let mut pace = Pace::new(BUDGET);
-        assert_eq!(pace.rows(512, LAYER), 32);
-        assert_eq!(pace.rows(40, LAYER), 40, "a rest of 8 rows stays with the others");
-        assert_eq!(pace.rows(41, LAYER), 32);
+        assert_eq!(pace.rows(512, LAYER, 8), 32);
+        assert_eq!(pace.rows(40, LAYER, 8), 40, "a rest of 8 rows stays with the others");
+        assert_eq!(pace.rows(41, LAYER, 8), 32);
+        assert_eq!([63, 64].map(|n| pace.rows(n, LAYER, 31)), [63, 32], "a rest of 31, where these are few");
         for _ in 0..8 {
             pace.measured(512, 100 * LAYER, Duration::from_millis(20));
         }
         // 400 multiply-adds of a layer fit.
-        assert_eq!(pace.rows(512, LAYER), 384);
-        assert_eq!(pace.rows(512, LAYER / 2), 512);
+        assert_eq!(pace.rows(512, LAYER, 8), 384);
+        assert_eq!(pace.rows(512, LAYER / 2, 8), 512);
     }
 }

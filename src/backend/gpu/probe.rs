@@ -84,10 +84,9 @@ impl Probe {
 
     /// The kernel that a model with such weights would use.
     fn key(&self, many: &Many) -> KernelKey {
-        let x_module = if many.has_x { vec![("x", "direct")] } else { vec![] };
-        let quant = [("quant", self.format.name), ("dot", "bytes"), ("half", "packed")];
-        let modules = quant.into_iter().chain([("bias", "none"), ("epilogue", "store"), ("fold", "none")]);
-        let modules = x_module.into_iter().chain(modules).collect();
+        let quant = [("quant", self.format.name), ("dot", "bytes"), ("half", "packed"), ("x", "direct")];
+        let rest = [("tile", "rows"), ("bias", "none"), ("epilogue", "store"), ("fold", "none")];
+        let modules = quant.into_iter().chain(rest).collect();
         KernelKey { kernel: many.kernel, modules, constants: many.constants.clone() }
     }
 
@@ -170,8 +169,8 @@ fn first_line(text: &str) -> &str {
 mod tests {
     use super::*;
     use crate::backend::gpu::device::{Capabilities, DeviceOptions};
-    use crate::backend::gpu::matmul;
     use crate::backend::gpu::matrix::{Matrices, MatrixUnit};
+    use crate::backend::gpu::{matmul, tune};
     use crate::quant;
 
     fn device() -> Device {
@@ -184,7 +183,7 @@ mod tests {
         let device = device();
         for format in quant::ALL {
             let probe = Probe::new(format);
-            for many in [matmul::plain(), matmul::tiled()] {
+            for many in [matmul::plain(), matmul::tiled(tune::MATMUL_TILED), matmul::tiled(tune::EXPERTS_TILED)] {
                 assert_eq!(probe.run(&device, &many), Ok(()), "{format}, {}", many.kernel);
             }
         }
@@ -196,9 +195,10 @@ mod tests {
         let device = device();
         let mut probe = Probe::new(quant::ALL[3]);
         probe.x[5] += 1.0;
-        let wrong = probe.run(&device, &matmul::tiled()).expect_err("x is not what was expected");
+        let wrong = probe.run(&device, &matmul::tiled(tune::MATMUL_TILED)).expect_err("x is not what was expected");
         assert!(wrong.starts_with("the self-test gave ") && wrong.contains(" at [0, "), "{wrong}");
-        let many = Many { constants: vec![("WG", 0_u32.into()), ("X_LEN", 1_u32.into())], ..matmul::tiled() };
+        let constants = vec![("WG", 0_u32.into()), ("X_LEN", 1_u32.into())];
+        let many = Many { constants, ..matmul::tiled(tune::MATMUL_TILED) };
         let wrong = probe.run(&device, &many).expect_err("no workgroup has no invocations");
         assert!(wrong.starts_with("the driver refuses the kernel: "), "{wrong}");
         device.check().expect("no error is left behind");

@@ -20,7 +20,7 @@ use super::inputs::Inputs;
 use super::kernels::{Bind, Call, Lower, Mode, Shape};
 use super::matvec::Decode;
 use super::memory::{self, MatrixRef, WeightMemory};
-use super::pace::{Flights, Pace};
+use super::pace::{self, Flights, Pace};
 use super::pipeline::{Kernel, Pipelines};
 use super::profile::Profiler;
 use super::readback::{MAX_IN_FLIGHT, Readback};
@@ -58,6 +58,8 @@ pub struct GpuProgram {
     last: Counters,
     /// Rows and output rows of the last step.
     last_rows: [usize; 2],
+    /// Rows up to which a step has other kernels, with other roundings, than a prompt.
+    few_rows: usize,
     /// Tensors that are not made where these are 1 row.
     not_of_one: Vec<usize>,
     /// Compiles until it is dropped.
@@ -309,7 +311,7 @@ impl Builder<'_> {
         let (caps, limits) = (&self.device.caps, &self.limits);
         let lower = Lower { graph: self.graph, fused: &self.fused, caps, weights: &self.weights, limits, kv };
         let (lists, shared) = (Lists::new(&lower), LayerScratch::of(&lower));
-        let not_of_one = lower.folded();
+        let (not_of_one, few_rows) = (lower.folded(), lower.few_rows());
         // Kernels are compiled while weights are loaded, those of a prompt first.
         let mut pipelines = Pipelines::new(&self.device, self.options.checked, self.options.pipeline_cache.as_deref());
         let kernels: HashMap<_, _> =
@@ -344,9 +346,10 @@ impl Builder<'_> {
             readback,
             last: Counters::default(),
             last_rows: [0, 0],
+            few_rows,
             not_of_one,
             pipelines,
-            pace: Pace::new(self.options.submission_budget),
+            pace: Pace::new(self.options.submission_budget.unwrap_or(pace::budget(&self.device.caps))),
             flights: Flights::default(),
             expect_results: self.options.expect_results,
             profiler,
@@ -547,7 +550,7 @@ impl GpuProgram {
             let rest = &step.rows[done..];
             let last_pos = rest.iter().map(|row| row.pos).max().unwrap_or(0);
             let largest = self.body.iter().map(|call| call.cost.ops_of_row(last_pos)).max().unwrap_or(0);
-            let n = self.pace.rows(rest.len(), largest);
+            let n = self.pace.rows(rest.len(), largest, self.few_rows);
             if n == rest.len() || done + n > first_output {
                 return Ok(done);
             }

@@ -154,6 +154,9 @@ pub(crate) const MATMUL: usize = 16;
 /// RDNA2 and 3 occupancy 8 / 6, Turing 20 / 20 warps of 32, Adreno 740 4 / 4; no spills, and half the dequantization for 128.
 pub(crate) const MATMUL_TILED: usize = 128;
 
+/// The same for rows that use one expert, of which there are fewer.
+pub(crate) const EXPERTS_TILED: usize = 64;
+
 fn subgroup(caps: &Capabilities) -> usize {
     caps.subgroup.map_or(1, |size| size as usize)
 }

@@ -78,7 +78,7 @@ fn experts_are_routed_as_the_file_says() {
 }
 
 /// The file of a mixture with a tensor for each expert, as early ones have it; without the tensor `missing`.
-fn with_tensors_of_experts(from: &Gguf, missing: &str) -> Gguf {
+pub(crate) fn with_tensors_of_experts(from: &Gguf, missing: &str) -> Gguf {
     let mut writer = GgufWriter::new();
     from.metadata().iter().for_each(|(key, value)| _ = writer.set(key, value.clone()));
     let mut pieces = Vec::new();

@@ -106,7 +106,7 @@ impl<W: Write> Drop for InPieces<W> {
 mod tests {
     use std::io::{self, Write};
 
-    use super::{InPieces, PIECE};
+    use crate::file::{InPieces, PIECE};
 
     /// Keeps what it gets, and in what pieces.
     #[derive(Default)]

@@ -170,6 +170,16 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// A published model is none that a GGUF file can be made of.
+    #[error("{}: {what}", path.display())]
+    Unconvertible {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it, or cannot be said in a GGUF file.
+        what: String,
+        /// What the user can do.
+        hint: String,
+    },
     /// A weight that is to be stored is no number, or too large for the format.
     #[error("tensor `{tensor}`: {found} cannot be stored as {format}")]
     Unrepresentable {
@@ -264,7 +274,7 @@ impl Error {
             Error::EngineEnded => Some("this is a bug in halfbyte: please report what was printed above".into()),
             Error::OutOfMemory { .. } => Some("use a smaller context (`-c`) or a smaller model".into()),
             Error::ContextFull { .. } => Some("use a larger context (`-c`) or a shorter prompt".into()),
-            Error::Model { hint, .. } | Error::Usage { hint, .. } if !hint.is_empty() => Some(hint.clone()),
+            Error::Model { hint, .. } | Error::Unconvertible { hint, .. } | Error::Usage { hint, .. } if !hint.is_empty() => Some(hint.clone()),
             _ => None,
         }
     }

@@ -9,7 +9,7 @@ use halfbyte::convert::{self, Plan};
 
 use super::interrupt::Interrupt;
 use super::making::{self, Threads};
-use super::out;
+use super::{note, out};
 
 /// Make a GGUF file of a model as it was published: by Hugging Face's form, or Meta's
 ///
@@ -49,6 +49,7 @@ fn help() -> String {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mix = args.mix.as_deref().map(Mix::by_name).transpose()?;
     let (plan, inputs) = convert::plan(&args.folder, mix)?;
+    plan.notes.iter().for_each(|text| note(text));
     if args.dry_run {
         out(making::table(&plan))?;
         return Ok(ExitCode::SUCCESS);

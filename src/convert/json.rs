@@ -62,10 +62,43 @@ impl Object {
         self
     }
 
+    /// The object with `defaults` for keys that it does not have.
+    pub(super) fn with_defaults(mut self, defaults: &[(&str, f64)]) -> Self {
+        for &(key, number) in defaults {
+            let is_count = number.fract() == 0.0 && number >= 0.0;
+            let value = if is_count { Value::from(number as u64) } else { Value::from(number) };
+            self.map.entry(key).or_insert(value);
+        }
+        self
+    }
+
+    /// The error that `key` asks for what GGUF files of such models have no word for: they are all computed as if it was `known`.
+    pub(super) fn beyond(&self, key: &str, known: &str) -> Error {
+        Error::Unconvertible {
+            path: self.path.clone(),
+            what: format!("`{key}` is {}; readers of its GGUF file would compute with {known}", self.shown(key)),
+            hint: "the file would be another model, so none is written; is config.json as it was published?".into(),
+        }
+    }
+
+    /// The value of `key`, cut short.
+    fn shown(&self, key: &str) -> String {
+        self.get(key).map_or("nothing".into(), Value::to_string).chars().take(60).collect()
+    }
+
+    /// Fails if the first of `keys` that there is says none of `known`.
+    pub(super) fn known_str(&self, keys: &[&str], known: &[&str]) -> Result<()> {
+        match keys.iter().find(|key| self.get(key).is_some()) {
+            Some(key) if !self.opt_str(key)?.is_some_and(|text| known.contains(&text)) => {
+                Err(self.beyond(key, &known.join(" or ")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The error that `key` has a value that is not `expected`.
     pub(super) fn bad(&self, key: &str, expected: &str) -> Error {
-        let found = self.get(key).map_or("nothing".into(), Value::to_string);
-        let found: String = found.chars().take(60).collect();
+        let found = self.shown(key);
         Error::Source { path: self.path.clone(), what: format!("`{key}`: expected {expected}, found {found}") }
     }
 

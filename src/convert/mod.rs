@@ -6,6 +6,7 @@
 //! the same little memory.
 
 pub mod budget;
+mod check;
 mod hf;
 pub mod imatrix;
 mod json;
@@ -18,6 +19,7 @@ mod source;
 mod tensors;
 mod vocab;
 
+pub use hf::classes;
 pub use plan::{Advance, Plan, Planned, Progress};
 pub use source::plan;
 

@@ -26,6 +26,8 @@ pub struct Plan {
     pub metadata: Vec<(String, Value)>,
     /// The tensors, in the file's order.
     pub tensors: Vec<Planned>,
+    /// What the file will not say of the model that it is made of.
+    pub notes: Vec<String>,
 }
 
 /// A tensor of a [`Plan`].

@@ -5,9 +5,22 @@ use std::path::{Path, PathBuf};
 use super::plan::{Plan, Planned};
 use super::quantize::{self, Mix, Options, Subject};
 use super::rows::{Computed, PackedRows, Rows};
-use super::{hf, meta};
+use super::{check, hf, meta};
 use crate::error::{Error, Result};
 use crate::gguf::Value;
+use crate::quant::{SharedBytes, Weight};
+
+/// What to do where Meta's form says too little.
+pub(super) const HUGGING_FACE: &str =
+    "convert the folder of the same model in Hugging Face's form, with config.json, tokenizer.json and *.safetensors";
+
+/// A note that layers with sliding windows will have none.
+pub(super) fn lost_window(n_positions: u32) -> String {
+    format!(
+        "layers of this model see the last {n_positions} positions, but all of them in a GGUF file of its family: answers differ \
+         beyond {n_positions} tokens"
+    )
+}
 
 /// A tensor of the file to be.
 pub(super) struct Made {
@@ -38,6 +51,21 @@ impl Made {
             from: "F32",
         }
     }
+
+    /// The tensor in F32, whole.
+    ///
+    /// # Errors
+    /// If it is one of blocks.
+    pub(super) fn weight(&self) -> Result<Weight> {
+        let Content::Numbers(rows) = &self.content else {
+            return Err(Error::UnsupportedFormat { tensor: self.name.clone(), format: "blocks".into() });
+        };
+        let mut numbers = vec![0.0_f32; self.shape.iter().product()];
+        let row_len = self.shape.last().copied().unwrap_or(1).max(1);
+        numbers.chunks_mut(row_len).enumerate().for_each(|(row, out)| rows.read(row, out));
+        let bytes = SharedBytes::new(std::sync::Arc::new(bytemuck::cast_slice::<_, u8>(&numbers).to_vec()));
+        Ok(Weight { shape: self.shape.clone(), format: quantize::format("F32")?, bytes })
+    }
 }
 
 /// A published model.
@@ -49,6 +77,8 @@ pub(super) struct Model {
     pub(super) tensors: Vec<Made>,
     /// The files that the tensors are in.
     pub(super) files: Vec<PathBuf>,
+    /// What its file cannot say.
+    pub(super) notes: Vec<String>,
 }
 
 /// The GGUF file that a folder with a published model becomes, and the files that are read for it.
@@ -56,12 +86,14 @@ pub(super) struct Model {
 /// Matrices are stored as `mix` says; if it does not, in the 16-bit floats that nothing of the model is lost in.
 ///
 /// # Errors
-/// If the folder holds no model, or one that is not known.
+/// If the folder holds no model, one that is not known, or one that its file would not compute.
 pub fn plan(folder: &Path, mix: Option<Mix>) -> Result<(Plan, Vec<PathBuf>)> {
     if !folder.is_dir() {
         return Err(Error::Source { path: folder.into(), what: "it is not a folder".into() });
     }
-    let model = if folder.join("params.json").is_file() { meta::open(folder)? } else { hf::open(folder)? };
+    // Mistral's folders have both, and their weights twice.
+    let is_meta = folder.join("params.json").is_file() && !folder.join("config.json").is_file();
+    let model = if is_meta { meta::open(folder)? } else { hf::open(folder)? };
     let mix = match mix {
         Some(mix) => mix,
         None => default_mix(&model)?,
@@ -74,11 +106,7 @@ pub fn plan(folder: &Path, mix: Option<Mix>) -> Result<(Plan, Vec<PathBuf>)> {
     ];
     metadata.extend(model.metadata);
     metadata.extend(quantize::what_it_is(&mix));
-    let mut names: Vec<&str> = model.tensors.iter().map(|tensor| &tensor.name[..]).collect();
-    names.sort_unstable();
-    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Error::Source { path: folder.into(), what: format!("two of its tensors would be `{}`", twice[0]) });
-    }
+    check::check(folder, &metadata, &model.tensors)?;
     let subjects: Vec<_> = model.tensors.iter().map(|t| Subject { name: &t.name, shape: &t.shape }).collect();
     let get = |key: &str| metadata.iter().find(|(other, _)| other == key).map(|(_, value)| value);
     let formats = quantize::formats(get, &subjects, &Options::new(mix))?;
@@ -93,7 +121,7 @@ pub fn plan(folder: &Path, mix: Option<Mix>) -> Result<(Plan, Vec<PathBuf>)> {
             Content::Packed(format_id, rows) => Planned::packed(&tensor.name, &tensor.shape, format_id, rows),
         });
     }
-    Ok((Plan { metadata, tensors }, model.files))
+    Ok((Plan { metadata, tensors, notes: model.notes }, model.files))
 }
 
 /// BF16 where the model has that, since its numbers may be too large for F16.

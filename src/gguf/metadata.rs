@@ -16,7 +16,7 @@ pub struct Metadata {
 
 impl Metadata {
     /// Indexes `entries`; a key that appears twice is the error.
-    pub(super) fn new(entries: Vec<(String, Value)>) -> Result<Self, String> {
+    pub(crate) fn new(entries: Vec<(String, Value)>) -> Result<Self, String> {
         let by_key = NameIndex::new(&entries, |e| &e.0).map_err(|key| format!("metadata key `{key}` appears twice"))?;
         Ok(Self { entries, by_key })
     }

@@ -38,20 +38,19 @@ impl Config {
     /// # Errors
     /// If its architecture is unknown, or a key is missing or makes no sense.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
-        Self::read(&Keys::new(gguf, Architecture::of(gguf)?.name))
+        Self::read(&Keys::new(gguf, Architecture::of(gguf.metadata())?.name))
     }
 
     /// Reads and checks all of it.
     pub(super) fn read(keys: &Keys<'_>) -> Result<Self> {
-        let gguf = keys.gguf();
         let table = "token_embd.weight";
-        let table = gguf.tensor(table).ok_or_else(|| Error::MissingTensor { tensor: table.into() })?;
+        let table = keys.source().shape(table).ok_or_else(|| Error::MissingTensor { tensor: table.into() })?;
         let n_embd = keys.count("embedding_length", MAX_WIDTH)?;
-        let &[n_vocab, found] = &table.shape[..] else {
-            return Err(table_shape(table.shape.clone(), n_embd));
+        let &[n_vocab, found] = table else {
+            return Err(table_shape(table.to_vec(), n_embd));
         };
         if found != n_embd || n_vocab == 0 || n_vocab > MAX_WIDTH {
-            return Err(table_shape(table.shape.clone(), n_embd));
+            return Err(table_shape(table.to_vec(), n_embd));
         }
 
         let n_head = keys.count("attention.head_count", MAX_WIDTH)?;
@@ -69,9 +68,9 @@ impl Config {
         }
         Ok(Self {
             arch: keys.arch(),
-            name: gguf.metadata().opt_str("general.name")?.map(Into::into),
+            name: keys.source().metadata().opt_str("general.name")?.map(Into::into),
             // Every layer has tensors of its own, so this bounds the graph by the size of the file.
-            n_layer: keys.count("block_count", gguf.tensors().len())?,
+            n_layer: keys.count("block_count", keys.source().n_tensors())?,
             n_embd,
             n_ff: keys.count("feed_forward_length", MAX_WIDTH)?,
             n_head,

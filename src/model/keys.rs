@@ -3,22 +3,23 @@
 //! A count out of a hostile file ends up as the length of a loop or of an allocation, and a zero as a divisor; so each
 //! getter says what it takes, and everything else is an error that names the key.
 
+use super::source::Source;
 use crate::error::{Error, Result};
-use crate::gguf::{Gguf, Metadata, Value};
+use crate::gguf::{Metadata, Value};
 
 /// No real model comes near this width, and the product of two of them still fits 64 bits.
 pub(super) const MAX_WIDTH: usize = 1 << 24;
 
 /// The metadata of a file, with the prefix of its architecture.
 pub(super) struct Keys<'a> {
-    gguf: &'a Gguf,
+    source: &'a dyn Source,
     arch: &'static str,
     n_ctx: usize,
 }
 
 impl<'a> Keys<'a> {
-    pub(super) fn new(gguf: &'a Gguf, arch: &'static str) -> Self {
-        Self { gguf, arch, n_ctx: 0 }
+    pub(super) fn new(source: &'a dyn Source, arch: &'static str) -> Self {
+        Self { source, arch, n_ctx: 0 }
     }
 
     /// The same, for a graph over contexts of `n_ctx` positions.
@@ -37,12 +38,12 @@ impl<'a> Keys<'a> {
     }
 
     /// The file.
-    pub(super) fn gguf(&self) -> &'a Gguf {
-        self.gguf
+    pub(super) fn source(&self) -> &'a dyn Source {
+        self.source
     }
 
     fn metadata(&self) -> &'a Metadata {
-        self.gguf.metadata()
+        self.source.metadata()
     }
 
     fn full(&self, key: &str) -> String {

@@ -23,13 +23,15 @@ mod qwen2;
 mod qwen3;
 mod rope;
 mod smollm3;
+mod source;
 
 use std::collections::HashMap;
 
 pub use self::config::Config;
 use self::keys::Keys;
+pub(crate) use self::source::Source;
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, Metadata};
 use crate::graph::{Graph, GraphBuilder, Val};
 use crate::quant::{Weight, Weights};
 
@@ -41,8 +43,8 @@ struct Architecture {
 
 impl Architecture {
     /// That of a file.
-    fn of(gguf: &Gguf) -> Result<&'static Self> {
-        let name = gguf.metadata().str("general.architecture")?;
+    fn of(metadata: &Metadata) -> Result<&'static Self> {
+        let name = metadata.str("general.architecture")?;
         ARCHITECTURES
             .iter()
             .find(|a| a.name == name)
@@ -76,6 +78,21 @@ pub fn architectures() -> impl Iterator<Item = &'static str> {
     ARCHITECTURES.iter().map(|a| a.name)
 }
 
+/// The hyper-parameters and the graph of a model, for contexts of `n_ctx` positions, or as many as it was trained on.
+///
+/// # Errors
+/// If the architecture is unknown, or a key or a tensor is missing or makes no sense.
+pub(crate) fn describe(source: &dyn Source, n_ctx: Option<usize>) -> Result<(Config, Graph)> {
+    let architecture = Architecture::of(source.metadata())?;
+    let keys = Keys::new(source, architecture.name);
+    let config = Config::read(&keys)?;
+    let keys = keys.for_context(n_ctx.unwrap_or(config.n_ctx));
+    let shapes = |name: &str| source.shape(name).map(<[usize]>::to_vec);
+    let builder = GraphBuilder::new(architecture.name, &shapes);
+    let logits = (architecture.build)(&keys, &config, &builder)?;
+    Ok((config, builder.finish(logits)?))
+}
+
 /// A model that a back end can compile. It keeps the file mapped by itself.
 #[derive(Debug, Clone)]
 pub struct Model {
@@ -107,14 +124,7 @@ impl Model {
     }
 
     fn build(gguf: &Gguf, n_ctx: Option<usize>) -> Result<Self> {
-        let architecture = Architecture::of(gguf)?;
-        let keys = Keys::new(gguf, architecture.name);
-        let config = Config::read(&keys)?;
-        let keys = keys.for_context(n_ctx.unwrap_or(config.n_ctx));
-        let shapes = |name: &str| gguf.tensor(name).map(|t| t.shape.clone());
-        let builder = GraphBuilder::new(architecture.name, &shapes);
-        let logits = (architecture.build)(&keys, &config, &builder)?;
-        let graph = builder.finish(logits)?;
+        let (config, graph) = describe(gguf, n_ctx)?;
         let mut weights = HashMap::new();
         for weight in graph.ops.iter().flat_map(|op| op.weights()) {
             let tensor =

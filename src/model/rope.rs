@@ -64,7 +64,7 @@ fn original_context(keys: &Keys<'_>, c: &Config) -> Result<usize> {
 fn factors(keys: &Keys<'_>, c: &Config) -> Result<&'static str> {
     let freqs = "rope_freqs.weight";
     Ok(match keys.n_ctx() > original_context(keys, c)? {
-        _ if keys.gguf().tensor(freqs).is_some() => freqs,
+        _ if keys.source().shape(freqs).is_some() => freqs,
         true => "rope_factors_long.weight",
         false => "rope_factors_short.weight",
     })
@@ -72,7 +72,7 @@ fn factors(keys: &Keys<'_>, c: &Config) -> Result<&'static str> {
 
 /// Divides each frequency by its factor in a tensor, where the file has it.
 fn divide_by_tensor(keys: &Keys<'_>, tensor: &str, rope: &mut Rope) -> Result<()> {
-    let Some(weight) = keys.gguf().weight(tensor)? else { return Ok(()) };
+    let Some(weight) = keys.source().weight(tensor)? else { return Ok(()) };
     let expected = vec![rope.inv_freq.len()];
     if weight.shape != expected {
         return Err(Error::TensorShape { tensor: tensor.into(), expected, found: weight.shape });
@@ -100,8 +100,12 @@ fn yarn(keys: &Keys<'_>, c: &Config, rope: &mut Rope, base: f64, factor: f64) ->
     let beta = |key: &str, default: f32| Ok(f64::from(keys.opt_positive_or_zero(key)?.unwrap_or(default)));
     // The pair that turns so many times in the context of the first training.
     let pair = |turns: f64| n as f64 * (n_ctx / (turns * std::f64::consts::TAU)).ln() / (2.0 * base.ln());
-    let first = pair(beta("rope.scaling.yarn_beta_fast", 32.0)?).floor().max(0.0);
-    let last = pair(beta("rope.scaling.yarn_beta_slow", 1.0)?).ceil().min(n as f64 - 1.0);
+    let first = pair(beta("rope.scaling.yarn_beta_fast", 32.0)?);
+    let last = pair(beta("rope.scaling.yarn_beta_slow", 1.0)?);
+    // gpt-oss was trained without rounding, which only files of ours say.
+    let is_rounded = keys.opt_bool("rope.scaling.yarn_truncate")?.unwrap_or(true);
+    let (first, last) = if is_rounded { (first.floor(), last.ceil()) } else { (first, last) };
+    let (first, last) = (first.max(0.0), last.min(n as f64 - 1.0));
     for (i, inv_freq) in rope.inv_freq.iter_mut().enumerate() {
         let slow = ((i as f64 - first) / (last - first).max(0.001)).clamp(0.0, 1.0);
         *inv_freq *= slow / factor + (1.0 - slow);

@@ -241,6 +241,9 @@ fn the_readme_lists_what_is_supported() {
     let mut architectures: Vec<_> = model::architectures().collect();
     architectures.sort_unstable();
     assert_eq!(supported(&readme, "architectures"), architectures);
+    let mut classes = halfbyte::convert::classes();
+    classes.sort_unstable();
+    assert_eq!(supported(&readme, "classes"), classes);
 }
 
 /// Documents whose paths have to exist.

@@ -4,7 +4,8 @@
 //! Names and keys are those that llama.cpp's converter writes, since they are what every reader of GGUF knows:
 //! <https://github.com/ggml-org/llama.cpp/blob/master/convert_hf_to_gguf.py>.
 
-use super::keys::{Keys, common, experts, head_dims, rope};
+use super::keys::{Keys, common, experts, positive, rope};
+use super::patterns;
 use crate::convert::json::Object;
 use crate::error::Result;
 
@@ -20,6 +21,10 @@ pub(super) struct Family {
     pub(super) norm_shift: f32,
     /// Whether the embedding table is the output matrix where config.json does not say.
     pub(super) tied: bool,
+    /// What `hidden_act` may be: what graphs of the architecture compute.
+    pub(super) activations: &'static [&'static str],
+    /// What its class takes where config.json does not say.
+    pub(super) defaults: &'static [(&'static str, f64)],
     /// Modules that GGUF calls otherwise than [`MODULES`] does.
     pub(super) modules: &'static [(&'static str, &'static str)],
     /// Writes the keys of the architecture.
@@ -54,34 +59,86 @@ const TWO_NORMS: &[(&str, &str)] = &[
     ("post_feedforward_layernorm", "post_ffw_norm"),
 ];
 
-const PLAIN: Family =
-    Family { classes: &[], arch: "", permuted: false, norm_shift: 0.0, tied: false, modules: &[], keys: common };
+const PLAIN: Family = Family {
+    classes: &[],
+    arch: "",
+    permuted: false,
+    norm_shift: 0.0,
+    tied: false,
+    activations: &["silu", "swish"],
+    defaults: &[],
+    modules: &[],
+    keys: plain,
+};
 
-const GEMMA: Family = Family { norm_shift: 1.0, tied: true, ..PLAIN };
+const GEMMA: Family = Family { norm_shift: 1.0, tied: true, activations: &[GELU_TANH], ..PLAIN };
+
+/// GELU by its approximation with tanh.
+const GELU_TANH: &str = "gelu_pytorch_tanh";
+
+/// Gemma's first files say `gelu`, and mean the approximation, with which they were trained.
+const GEMMA_1: Family = Family { activations: &[GELU_TANH, "gelu"], ..GEMMA };
+
+const GEMMA_DEFAULTS: &[(&str, f64)] =
+    &[("head_dim", 256.0), ("rms_norm_eps", 1e-6), ("max_position_embeddings", 8192.0)];
+
+const GEMMA_2_DEFAULTS: &[(&str, f64)] = &[
+    ("num_attention_heads", 8.0),
+    ("num_key_value_heads", 4.0),
+    ("head_dim", 256.0),
+    ("rms_norm_eps", 1e-6),
+    ("max_position_embeddings", 8192.0),
+    ("sliding_window", 4096.0),
+    ("query_pre_attn_scalar", 256.0),
+    ("attn_logit_softcapping", 50.0),
+    ("final_logit_softcapping", 30.0),
+];
+
+/// The 4B model says nothing but its width and its layers.
+const GEMMA_3_DEFAULTS: &[(&str, f64)] = &[
+    ("num_attention_heads", 8.0),
+    ("num_key_value_heads", 4.0),
+    ("head_dim", 256.0),
+    ("rms_norm_eps", 1e-6),
+    ("max_position_embeddings", 131_072.0),
+    ("sliding_window", 4096.0),
+    ("query_pre_attn_scalar", 256.0),
+    ("rope_theta", 1e6),
+    ("rope_local_base_freq", 1e4),
+];
 
 /// Every family.
 static FAMILIES: &[Family] = &[
+    Family { classes: &["LlamaForCausalLM"], arch: "llama", permuted: true, keys: llama, ..PLAIN },
     Family {
-        classes: &["LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"],
+        classes: &["MistralForCausalLM", "MixtralForCausalLM"],
         arch: "llama",
         permuted: true,
-        keys: llama,
+        keys: mistral,
         ..PLAIN
     },
-    Family { classes: &["Qwen2ForCausalLM"], arch: "qwen2", ..PLAIN },
-    Family { classes: &["Qwen3ForCausalLM"], arch: "qwen3", ..PLAIN },
+    Family { classes: &["Qwen2ForCausalLM"], arch: "qwen2", keys: qwen, ..PLAIN },
+    Family { classes: &["Qwen3ForCausalLM"], arch: "qwen3", defaults: &[("head_dim", 128.0)], keys: qwen, ..PLAIN },
     Family { classes: &["Qwen3MoeForCausalLM"], arch: "qwen3moe", keys: qwen3moe, ..PLAIN },
-    Family { classes: &["GemmaForCausalLM"], arch: "gemma", keys: gemma, ..GEMMA },
-    Family { classes: &["Gemma2ForCausalLM"], arch: "gemma2", keys: gemma2, modules: TWO_NORMS, ..GEMMA },
+    Family { classes: &["GemmaForCausalLM"], arch: "gemma", defaults: GEMMA_DEFAULTS, keys: gemma, ..GEMMA_1 },
+    Family {
+        classes: &["Gemma2ForCausalLM"],
+        arch: "gemma2",
+        defaults: GEMMA_2_DEFAULTS,
+        keys: gemma2,
+        modules: TWO_NORMS,
+        ..GEMMA
+    },
     Family {
         classes: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
         arch: "gemma3",
+        defaults: GEMMA_3_DEFAULTS,
         keys: gemma3,
         modules: TWO_NORMS,
         ..GEMMA
     },
     Family { classes: &["Phi3ForCausalLM"], arch: "phi3", keys: phi3, ..PLAIN },
-    Family { classes: &["SmolLM3ForCausalLM"], arch: "smollm3", permuted: true, keys: llama, ..PLAIN },
+    Family { classes: &["SmolLM3ForCausalLM"], arch: "smollm3", permuted: true, keys: smollm3, ..PLAIN },
     Family { classes: &["Olmo2ForCausalLM"], arch: "olmo2", modules: TWO_NORMS, ..PLAIN },
     Family { classes: &["GraniteForCausalLM"], arch: "granite", permuted: true, keys: granite, ..PLAIN },
     Family {
@@ -110,32 +167,69 @@ impl Family {
     }
 }
 
-fn llama(c: &Object, keys: &mut Keys) -> Result<()> {
+/// What most families say and no more: of each head all elements turn.
+fn plain(c: &Object, keys: &mut Keys) -> Result<()> {
     common(c, keys)?;
+    match rotated_dims(c)? == head_dim(c)? {
+        true => Ok(()),
+        false => Err(c.beyond("partial_rotary_factor", "1")),
+    }
+}
+
+fn llama(c: &Object, keys: &mut Keys) -> Result<()> {
+    plain(c, keys)?;
     experts(c, keys)?;
     keys.set("vocab_size", c.count("vocab_size")?);
     keys.set("rope.dimension_count", head_dim(c)?);
     Ok(())
 }
 
+fn mistral(c: &Object, keys: &mut Keys) -> Result<()> {
+    llama(c, keys)?;
+    patterns::lost_windows(c, keys, true)
+}
+
+fn smollm3(c: &Object, keys: &mut Keys) -> Result<()> {
+    llama(c, keys)?;
+    patterns::positions(c, 4)?;
+    patterns::lost_windows(c, keys, false)
+}
+
+fn qwen(c: &Object, keys: &mut Keys) -> Result<()> {
+    plain(c, keys)?;
+    patterns::lost_windows(c, keys, false)
+}
+
 fn qwen3moe(c: &Object, keys: &mut Keys) -> Result<()> {
-    common(c, keys)?;
+    qwen(c, keys)?;
     experts(c, keys)?;
     keys.set("expert_feed_forward_length", c.count("moe_intermediate_size")?);
-    Ok(())
+    if !c.opt_bool("norm_topk_prob")?.unwrap_or(false) {
+        keys.set("expert_weights_norm", false);
+    }
+    patterns::dense_layers(c, keys)
 }
 
 fn gemma(c: &Object, keys: &mut Keys) -> Result<()> {
-    common(c, keys)?;
-    head_dims(c, keys, 256)
+    plain(c, keys)?;
+    if c.opt_bool("use_bidirectional_attention")? == Some(true) {
+        return Err(c.beyond("use_bidirectional_attention", "attention to what came before"));
+    }
+    Ok(())
+}
+
+/// Scores are scaled by a number that is not always the head's size.
+fn attention_scale(c: &Object, keys: &mut Keys) -> Result<()> {
+    keys.set("attention.scale", 1.0 / positive(c, "query_pre_attn_scalar")?.sqrt());
+    Ok(())
 }
 
 fn gemma2(c: &Object, keys: &mut Keys) -> Result<()> {
     gemma(c, keys)?;
     keys.set("attn_logit_softcapping", c.opt_f32("attn_logit_softcapping")?.unwrap_or(0.0));
     keys.set("final_logit_softcapping", c.opt_f32("final_logit_softcapping")?.unwrap_or(0.0));
-    keys.set("attention.sliding_window", c.count("sliding_window")?);
-    Ok(())
+    attention_scale(c, keys)?;
+    patterns::windows(c, keys, 2)
 }
 
 fn gemma3(c: &Object, keys: &mut Keys) -> Result<()> {
@@ -143,9 +237,11 @@ fn gemma3(c: &Object, keys: &mut Keys) -> Result<()> {
     if let Some(cap) = c.opt_f32("final_logit_softcapping")? {
         keys.set("final_logit_softcapping", cap);
     }
-    keys.set_default("rope.freq_base", 1_000_000.0_f32);
-    keys.set("attention.sliding_window", c.count("sliding_window")?);
-    Ok(())
+    if c.get("attn_logit_softcapping").is_some() {
+        return Err(c.beyond("attn_logit_softcapping", "scores as they are"));
+    }
+    attention_scale(c, keys)?;
+    patterns::windows(c, keys, 6)
 }
 
 fn phi3(c: &Object, keys: &mut Keys) -> Result<()> {
@@ -156,7 +252,7 @@ fn phi3(c: &Object, keys: &mut Keys) -> Result<()> {
     keys.set("rope.scaling.original_context_length", original.unwrap_or(n_ctx));
     keys.set("rope.dimension_count", rotated_dims(c)?);
     keys.set("attention.sliding_window", c.opt_count("sliding_window")?.unwrap_or(0));
-    Ok(())
+    patterns::lost_windows(c, keys, true)
 }
 
 fn granite(c: &Object, keys: &mut Keys) -> Result<()> {
@@ -167,17 +263,18 @@ fn granite(c: &Object, keys: &mut Keys) -> Result<()> {
         ("residual_multiplier", "residual_scale"),
         ("logits_scaling", "logit_scale"),
     ] {
-        if let Some(scale) = c.opt_f32(theirs)? {
-            keys.set(ours, scale);
-        }
+        keys.set(ours, c.opt_f32(theirs)?.unwrap_or(1.0));
     }
     Ok(())
 }
 
 fn gpt_oss(c: &Object, keys: &mut Keys) -> Result<()> {
-    common(c, keys)?;
+    plain(c, keys)?;
     experts(c, keys)?;
-    keys.set("attention.sliding_window", c.count("sliding_window")?);
+    if c.opt_f32("swiglu_limit")?.is_some_and(|limit| limit != 7.0) {
+        return Err(c.beyond("swiglu_limit", "7"));
+    }
+    patterns::windows(c, keys, 2)?;
     keys.set("expert_feed_forward_length", c.count("intermediate_size")?);
     Ok(())
 }

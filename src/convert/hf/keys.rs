@@ -8,11 +8,13 @@ use crate::gguf::Value;
 pub(super) struct Keys {
     arch: &'static str,
     pub(super) entries: Vec<(String, Value)>,
+    /// What they cannot say, for people.
+    pub(super) notes: Vec<String>,
 }
 
 impl Keys {
     pub(super) fn new(arch: &'static str) -> Self {
-        Self { arch, entries: Vec::new() }
+        Self { arch, entries: Vec::new(), notes: Vec::new() }
     }
 
     /// Sets `ARCH.key`.
@@ -20,14 +22,6 @@ impl Keys {
         let key = format!("{}.{key}", self.arch);
         self.entries.retain(|(other, _)| *other != key);
         self.entries.push((key, value.into()));
-    }
-
-    /// Sets `ARCH.key` unless it is set.
-    pub(super) fn set_default(&mut self, key: &str, value: impl Into<Value>) {
-        let full = format!("{}.{key}", self.arch);
-        if self.entries.iter().all(|(other, _)| *other != full) {
-            self.set(key, value);
-        }
     }
 }
 
@@ -40,19 +34,13 @@ pub(super) fn common(c: &Object, keys: &mut Keys) -> Result<()> {
     let n_head = c.count("num_attention_heads")?;
     keys.set("attention.head_count", n_head);
     keys.set("attention.head_count_kv", c.opt_count("num_key_value_heads")?.unwrap_or(n_head));
-    keys.set("attention.layer_norm_rms_epsilon", c.opt_f32("rms_norm_eps")?.unwrap_or(1e-6));
+    keys.set("attention.layer_norm_rms_epsilon", positive(c, "rms_norm_eps")?);
+    // The size of a head, where it is not D / H.
     if let Some(head_dim) = c.opt_count("head_dim")? {
-        head_dims(c, keys, head_dim)?;
+        keys.set("attention.key_length", head_dim);
+        keys.set("attention.value_length", head_dim);
     }
     rope_keys(c, keys)
-}
-
-/// The size of a head, where it is not D / H.
-pub(super) fn head_dims(c: &Object, keys: &mut Keys, default: u32) -> Result<()> {
-    let head_dim = c.opt_count("head_dim")?.unwrap_or(default);
-    keys.set("attention.key_length", head_dim);
-    keys.set("attention.value_length", head_dim);
-    Ok(())
 }
 
 /// How many experts there are, if any, and how many of them a token goes through.
@@ -95,6 +83,9 @@ fn rope_keys(c: &Object, keys: &mut Keys) -> Result<()> {
         keys.set("rope.freq_base", base);
     }
     let sliding = c.opt_object("rope_parameters")?.map_or(Ok(None), |rope| rope.opt_object("sliding_attention"))?;
+    if let Some(sliding) = &sliding {
+        sliding.known_str(&["rope_type"], &["default"])?;
+    }
     let sliding = sliding.map_or(Ok(None), |rope| rope.opt_f32("rope_theta"))?;
     if let Some(base) = sliding.map_or_else(|| c.opt_f32("rope_local_base_freq"), |base| Ok(Some(base)))? {
         keys.set("rope.freq_base_swa", base);
@@ -111,19 +102,35 @@ fn rope_keys(c: &Object, keys: &mut Keys) -> Result<()> {
             keys.set("rope.scaling.type", "yarn");
             keys.set("rope.scaling.factor", positive(&rope, "factor")?);
             keys.set("rope.scaling.original_context_length", rope.count("original_max_position_embeddings")?);
-            for (theirs, ours) in [
-                ("attention_factor", "rope.scaling.yarn_attn_factor"),
-                ("beta_fast", "rope.scaling.yarn_beta_fast"),
-                ("beta_slow", "rope.scaling.yarn_beta_slow"),
-            ] {
+            for (theirs, ours) in
+                [("beta_fast", "rope.scaling.yarn_beta_fast"), ("beta_slow", "rope.scaling.yarn_beta_slow")]
+            {
                 if let Some(x) = rope.opt_f32(theirs)? {
                     keys.set(ours, x);
                 }
             }
+            // Of GGUF's keys none says it; other readers do not know this one, and round as ever.
+            if rope.opt_bool("truncate")? == Some(false) {
+                keys.set("rope.scaling.yarn_truncate", false);
+            }
+            yarn_factor(&rope, keys)?;
         }
         "su" | "longrope" => keys.set("rope.scaling.type", "longrope"),
         _ => return Err(rope.bad("rope_type", "default, linear, llama3, yarn or longrope")),
     }
+    Ok(())
+}
+
+/// The factor that YaRN has on what is attended to, where it is not the usual one, which readers of GGUF know.
+fn yarn_factor(rope: &Object, keys: &mut Keys) -> Result<()> {
+    let factor = positive(rope, "factor")?;
+    let sharpened = |much: f32| 1.0 + 0.1 * much * factor.max(1.0).ln();
+    let said = match (rope.opt_f32("attention_factor")?, rope.opt_f32("mscale")?, rope.opt_f32("mscale_all_dim")?) {
+        (Some(_), ..) => positive(rope, "attention_factor")?,
+        (None, Some(all), Some(each)) if all != 0.0 && each != 0.0 => sharpened(all) / sharpened(each),
+        _ => return Ok(()),
+    };
+    keys.set("rope.scaling.attn_factor", said / sharpened(1.0));
     Ok(())
 }
 

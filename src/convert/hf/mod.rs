@@ -6,6 +6,7 @@ mod gpt_oss;
 mod keys;
 mod mxfp4;
 mod names;
+mod patterns;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -21,6 +22,11 @@ use family::Family;
 use keys::Keys;
 use names::Layout;
 
+/// The classes of models that folders are converted of, as `architectures` of config.json names them.
+pub fn classes() -> Vec<&'static str> {
+    Family::classes()
+}
+
 /// What a folder holds.
 ///
 /// # Errors
@@ -30,19 +36,28 @@ pub(super) fn open(folder: &Path) -> Result<Model> {
     let fault = |what: &str| Error::Source { path: folder.into(), what: what.into() };
     let config = Object::open(&path)?.ok_or_else(|| fault("it has no config.json"))?.with_inner("text_config");
     let family = family(&config)?;
+    let config = config.with_defaults(family.defaults);
     let tensors = tensors(folder)?;
     let layout = Layout::new(family, &config)?;
     let mut made = layout.tensors(&tensors)?;
     let table = made.iter().find(|tensor| tensor.name == "token_embd.weight");
     let n_vocab =
         table.and_then(|table| table.shape.first().copied()).ok_or_else(|| fault("it has no embedding table"))?;
+    if config.opt_count("vocab_size")?.is_some_and(|n| n as usize != n_vocab) {
+        return Err(config.bad("vocab_size", &format!("the {n_vocab} rows of the embedding table")));
+    }
+    // What is said layer by layer is looked at before the loader counts layers.
+    if config.count("num_hidden_layers")? as usize > made.len() {
+        return Err(config.bad("num_hidden_layers", &format!("no more layers than the {} tensors", made.len())));
+    }
 
     let mut keys = Keys::new(family.arch);
+    config.known_str(&["hidden_activation", "hidden_act"], family.activations)?;
     (family.keys)(&config, &mut keys)?;
     made.extend(factors::tensors(&config, &mut keys)?.into_iter().map(|(name, factors)| Made::computed(name, factors)));
-    let mut metadata = keys.entries;
+    let Keys { entries: mut metadata, notes, .. } = keys;
     metadata.extend(vocab::of_folder(folder, &config, n_vocab)?);
-    Ok(Model { arch: family.arch, metadata, tensors: made, files: tensors.files })
+    Ok(Model { arch: family.arch, metadata, tensors: made, files: tensors.files, notes })
 }
 
 fn family(config: &Object) -> Result<&'static Family> {

@@ -11,8 +11,15 @@ use crate::convert::tensors::{Tensor, Tensors};
 use crate::error::{Error, Result};
 
 /// Parts of names of tensors that GGUF files of language models do without.
-const LEFT_OUT: &[&str] =
-    &["rotary_emb.inv_freq", "vision_tower.", "vision_model.", "multi_modal_projector.", "visual."];
+const LEFT_OUT: &[&str] = &[
+    "rotary_emb.inv_freq",
+    "attn.bias",
+    "attn.masked_bias",
+    "vision_tower.",
+    "vision_model.",
+    "multi_modal_projector.",
+    "visual.",
+];
 
 /// Where a tensor goes.
 enum Target {
@@ -34,13 +41,16 @@ pub(super) struct Layout {
     n_head: usize,
     n_head_kv: usize,
     tied: bool,
+    /// Whether config.json says so.
+    is_said: bool,
 }
 
 impl Layout {
     pub(super) fn new(family: &'static Family, c: &Object) -> Result<Self> {
         let n_head = c.count("num_attention_heads")? as usize;
         let n_head_kv = c.opt_count("num_key_value_heads")?.map_or(n_head, |n| n as usize);
-        Ok(Self { family, n_head, n_head_kv, tied: c.opt_bool("tie_word_embeddings")?.unwrap_or(family.tied) })
+        let said = c.opt_bool("tie_word_embeddings")?;
+        Ok(Self { family, n_head, n_head_kv, tied: said.unwrap_or(family.tied), is_said: said.is_some() })
     }
 
     /// The tensors of the file: the embedding table, the layers, the rest.
@@ -65,6 +75,9 @@ impl Layout {
                     })?);
                 }
             }
+        }
+        if !self.tied && self.is_said && made.iter().all(|tensor| tensor.name != "output.weight") {
+            return Err(Error::MissingTensor { tensor: "lm_head.weight".into() });
         }
         for (name, parts) in experts {
             made.push(stacked(name, &parts)?);

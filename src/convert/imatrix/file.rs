@@ -60,7 +60,7 @@ impl Imatrix {
                 tensors.push(Planned::copy(&format!("{name}{kind}"), &[n, numbers.len() / n], 0, bytes, None));
             }
         }
-        Plan { metadata, tensors }
+        Plan { metadata, tensors, notes: Vec::new() }
     }
 }
 

@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 
 use super::json::Object;
 use super::rows::{Rows, SideBySide, Stacked};
-use super::source::{Content, Made, Model};
+use super::source::{Content, HUGGING_FACE, Made, Model, lost_window};
 use super::tensors::Tensors;
 use super::vocab;
 use crate::error::{Error, Result};
 use crate::gguf::Value;
+
+/// More than any model came in.
+const MAX_CHECKPOINTS: usize = 100;
 
 /// How the slices of a matrix are put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,9 +49,11 @@ pub(super) fn open(folder: &Path) -> Result<Model> {
     let path = folder.join("params.json");
     let fault = |what: String| Error::Source { path: folder.into(), what };
     let params = Object::open(&path)?.ok_or_else(|| fault("it has no params.json".into()))?;
-    let parts = checkpoints(folder).iter().map(|path| checkpoint::tensors(path)).collect::<Result<Vec<_>>>()?;
+    let parts = checkpoints(folder)?.iter().map(|path| checkpoint::tensors(path)).collect::<Result<Vec<_>>>()?;
     let first = parts.first().ok_or_else(|| fault("it has no consolidated.00.pth".into()))?;
+    let sizes = Sizes::read(&params)?;
     let n_embd = params.count("dim")? as usize;
+    all_parts(folder, &parts, sizes)?;
     let mut tensors = Vec::new();
     for name in first.names() {
         if let Some((target, join)) = target(name, n_embd, first).ok_or_else(|| unknown(&first.files, name))? {
@@ -61,16 +66,92 @@ pub(super) fn open(folder: &Path) -> Result<Model> {
         shape.ok_or_else(|| Error::MissingTensor { tensor: name.into() })
     };
     let (table, up) = (shape_of("token_embd.weight")?, shape_of("blk.0.ffn_up.weight")?);
-    let mut metadata = keys(&params, table[0], up[0])?;
+    if params.get("vocab_size").is_some_and(|n| n.as_i64() != Some(-1) && n.as_u64() != Some(table[0] as u64)) {
+        return Err(params.bad("vocab_size", &format!("-1 or the {} rows of the embedding table", table[0])));
+    }
+    if params.opt_bool("use_scaled_rope")? == Some(true) {
+        return Err(Error::Unconvertible {
+            path,
+            what: "`use_scaled_rope` is true, and nothing says by how much".into(),
+            hint: HUGGING_FACE.into(),
+        });
+    }
+    let mut metadata = keys(&params, sizes, table[0], up[0])?;
     metadata.extend(vocab::of_model(&tokenizer(folder), table[0])?);
     let files = parts.into_iter().flat_map(|part| part.files).collect();
-    Ok(Model { arch: "llama", metadata, tensors, files })
+    Ok(Model { arch: "llama", metadata, tensors, files, notes: notes(&params)? })
+}
+
+fn checkpoint_name(i: usize) -> String {
+    format!("consolidated.{i:02}.pth")
 }
 
 /// `consolidated.00.pth` and those that follow.
-fn checkpoints(folder: &Path) -> Vec<PathBuf> {
-    let paths = (0..100).map(|i| folder.join(format!("consolidated.{i:02}.pth")));
-    paths.take_while(|path| path.is_file()).collect()
+///
+/// # Errors
+/// If there is one without those before it.
+fn checkpoints(folder: &Path) -> Result<Vec<PathBuf>> {
+    let paths: Vec<_> = (0..MAX_CHECKPOINTS).map(|i| folder.join(checkpoint_name(i))).collect();
+    let last = paths.iter().rposition(|path| path.is_file());
+    let n = last.map_or(0, |last| last + 1);
+    match paths[..n].iter().position(|path| !path.is_file()) {
+        Some(missing) => Err(incomplete(folder, missing, "each checkpoint has a slice of every matrix")),
+        None => Ok(paths.into_iter().take(n).collect()),
+    }
+}
+
+fn incomplete(folder: &Path, missing: usize, why: &str) -> Error {
+    Error::Unconvertible {
+        path: folder.into(),
+        what: format!("{} is missing: {why}", checkpoint_name(missing)),
+        hint: "fetch the rest of the folder".into(),
+    }
+}
+
+/// Fails if the slices in `parts` do not make up a matrix, or one has a tensor that the first has not.
+fn all_parts(folder: &Path, parts: &[Tensors], sizes: Sizes) -> Result<()> {
+    for part in parts {
+        if let Some(name) = part.names().into_iter().find(|name| parts[0].get(name).is_none()) {
+            return Err(Error::Source {
+                path: part.files.first().cloned().unwrap_or_default(),
+                what: format!("it has a tensor `{name}`, which the first checkpoint has not"),
+            });
+        }
+    }
+    let name = "layers.0.attention.wq.weight";
+    let Some(&slice) = parts[0].get(name).and_then(|tensor| tensor.shape.first()) else { return Ok(()) };
+    let (n_rows, found) = (sizes.n_head * sizes.head_dim, slice * parts.len());
+    match n_rows > found {
+        true => Err(incomplete(
+            folder,
+            parts.len(),
+            &format!("by params.json `{name}` has {n_rows} rows, and the checkpoints that there are have {found}"),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Notes what Mistral's models have and files of the family have not.
+fn notes(params: &Object) -> Result<Vec<String>> {
+    Ok(params.opt_count("sliding_window")?.map(lost_window).into_iter().collect())
+}
+
+/// Sizes of attention.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    n_head: usize,
+    head_dim: usize,
+}
+
+impl Sizes {
+    fn read(params: &Object) -> Result<Self> {
+        let n_head = params.count("n_heads")?;
+        let head_dim = match params.get("head_dim") {
+            Some(_) => params.count("head_dim")?,
+            None => params.count("dim")? / n_head,
+        };
+        Ok(Self { n_head: n_head as usize, head_dim: head_dim as usize })
+    }
 }
 
 /// It came in the folder that has those of all sizes.
@@ -80,8 +161,9 @@ fn tokenizer(folder: &Path) -> PathBuf {
     if !own.exists() && above.exists() { above } else { own }
 }
 
-fn keys(params: &Object, n_vocab: usize, n_ff: usize) -> Result<Vec<(String, Value)>> {
+fn keys(params: &Object, sizes: Sizes, n_vocab: usize, n_ff: usize) -> Result<Vec<(String, Value)>> {
     let (n_embd, n_head) = (params.count("dim")?, params.count("n_heads")?);
+    let head_dim = sizes.head_dim as u32;
     let eps = params
         .opt_f32("norm_eps")?
         .filter(|&eps| eps > 0.0)
@@ -100,11 +182,14 @@ fn keys(params: &Object, n_vocab: usize, n_ff: usize) -> Result<Vec<(String, Val
         ("embedding_length", n_embd.into()),
         ("block_count", params.count("n_layers")?.into()),
         ("feed_forward_length", count(n_ff)?.into()),
-        ("rope.dimension_count", (n_embd / n_head).into()),
+        ("rope.dimension_count", head_dim.into()),
         ("attention.head_count", n_head.into()),
         ("attention.head_count_kv", params.opt_count("n_kv_heads")?.unwrap_or(n_head).into()),
         ("attention.layer_norm_rms_epsilon", eps.into()),
     ];
+    if sizes.head_dim * sizes.n_head != n_embd as usize {
+        keys.extend([("attention.key_length", head_dim.into()), ("attention.value_length", head_dim.into())]);
+    }
     keys.extend(base.map(|base| ("rope.freq_base", base.into())));
     Ok(keys.into_iter().map(|(key, value)| (format!("llama.{key}"), value)).collect())
 }

@@ -153,7 +153,7 @@ pub fn plan(gguf: &Gguf, options: &Options) -> Result<Plan> {
     let formats = formats(|key| gguf.metadata().get(key), &subjects, options)?;
     let mut metadata = metadata(gguf, &options.mix);
     metadata.extend(options.importance.iter().flat_map(Importances::entries));
-    let mut plan = Plan { metadata, tensors: Vec::with_capacity(subjects.len()) };
+    let mut plan = Plan { metadata, tensors: Vec::with_capacity(subjects.len()), notes: Vec::new() };
     for (tensor, format) in gguf.tensors().iter().zip(formats) {
         plan.tensors.push(planned(gguf, tensor, format, options)?);
     }

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use super::{Vocab, kind};
+use crate::convert::source::HUGGING_FACE;
 use crate::error::{Error, Result};
 
 /// A field of a message: its number and its value.
@@ -72,6 +73,18 @@ struct Piece<'a> {
     kind: i32,
 }
 
+/// Whether a file has lines of a token in Base64 and its rank.
+fn is_tiktoken(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
+    match line.iter().position(|&byte| byte == b' ') {
+        Some(at @ 1..) => {
+            line[..at].iter().all(is_base64) && line[at + 1..].trim_ascii_end().iter().all(u8::is_ascii_digit)
+        }
+        _ => false,
+    }
+}
+
 /// `trainer_spec.model_type` of vocabularies whose tokens are joined of two others by score.
 const BPE: u64 = 2;
 
@@ -91,7 +104,14 @@ struct Model<'a> {
 pub(super) fn vocab(bytes: &[u8], path: &Path, n_vocab: usize) -> Result<Vocab> {
     let fault = |what: &str| Error::Source { path: path.into(), what: what.into() };
     let model = Message(bytes).fields().and_then(|fields| model(&fields));
-    let model = model.filter(|model| !model.pieces.is_empty()).ok_or_else(|| fault("not a SentencePiece model"))?;
+    let model = model.filter(|model| !model.pieces.is_empty()).ok_or_else(|| match is_tiktoken(bytes) {
+        true => Error::Unconvertible {
+            path: path.into(),
+            what: "it has ranks of tokens, as tiktoken reads them since Llama 3, and not how text is cut".into(),
+            hint: HUGGING_FACE.into(),
+        },
+        false => fault("not a SentencePiece model"),
+    })?;
     if model.model_type != BPE {
         return Err(fault("its SentencePiece model is not of the kind BPE, the only one that is known"));
     }

@@ -103,10 +103,13 @@ def hugging_face(name, config, cut=None, dtype=torch.float16, shards=None, chang
     if change:
         with torch.no_grad():
             change(model)
-    # What is compared is what the file holds.
+    # What is compared is what the file holds. Frequencies are not in it, and stay in f32.
+    frequencies = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model = model.to(dtype)
     model.save_pretrained(folder, **({"max_shard_size": shards} if shards else {}))
     model = model.float()
+    for name, buffer in model.named_buffers():
+        buffer.copy_(frequencies[name])
     if cut:
         fast = byte_level(folder, cut, **tokenizer)
         encode = lambda text: fast.encode(text, add_special_tokens=False)

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use super::names_in;
+use super::published::{copy, patch, replace};
 use crate::common::golden;
 
 fn halfbyte(args: &[&str]) -> Output {
@@ -41,6 +43,80 @@ fn quantize_makes_a_file_that_runs() {
     let tokens = |model| stdout(&["generate", "--device", "cpu", "-n", "8", "--json", "-m", model, "abc"]);
     assert!(tokens(to).contains("\"n_generated\":8"));
     assert_eq!(stdout(&["inspect", to, "--key", "general.file_type"]), "15\n");
+}
+
+#[test]
+fn convert_makes_a_file_that_runs() {
+    let folder = copy("meta");
+    let before = names_in(folder.path());
+    let said = stdout(&["convert", utf8(folder.path()), "-t", "2"]);
+    let path = said.split(": ").next().expect("a path");
+    assert!(path.ends_with("-F16.gguf") && said.contains(" bits a weight: "), "{said}");
+    assert_eq!(names_in(folder.path()).len(), before.len() + 1);
+    let run = stdout(&["generate", "--device", "cpu", "-n", "4", "--json", "-m", path, "The man"]);
+    assert!(run.contains("\"n_generated\":4"), "{run}");
+
+    let to = folder.path().join("out.gguf");
+    let said = stdout(&["convert", utf8(folder.path()), utf8(&to), "--type", "Q8_0", "--dry-run"]);
+    let row = said.lines().find(|line| line.contains("blk.0.ffn_up.weight")).expect("a row for each tensor");
+    assert!(row.contains("Q8_0") && !to.exists(), "{row}");
+    stdout(&["convert", utf8(folder.path()), utf8(&to), "--type", "q8_0"]);
+    assert_eq!(stdout(&["inspect", utf8(&to), "--key", "general.file_type"]), "7\n");
+}
+
+#[test]
+fn convert_says_what_a_file_cannot() {
+    let folder = copy("mistral");
+    replace(&folder.path().join("config.json"), "\"sliding_window\": null", "\"sliding_window\": 100");
+    let output = halfbyte(&["convert", utf8(folder.path()), utf8(&folder.path().join("out.gguf"))]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.starts_with("note: ") && stderr.contains("beyond 100 tokens"), "{stderr}");
+}
+
+#[test]
+fn convert_says_what_is_wrong_and_leaves_nothing_behind() {
+    type Spoil = fn(&Path);
+    let cases: &[(&str, Spoil, &[&str])] = &[
+        (
+            "meta",
+            |f| std::fs::remove_file(f.join("consolidated.01.pth")).expect("removed"),
+            &["consolidated.01.pth is missing", "hint: fetch the rest"],
+        ),
+        (
+            "meta",
+            // The same length, so that the archive stays one.
+            |f| {
+                let (from, to) = (b"ctorch._utils\n_rebuild_tensor_v2\n", b"cposix\nsystem###################\n");
+                patch(&f.join("consolidated.00.pth"), from, to);
+            },
+            &["`posix.system", "it is not run", "hint: "],
+        ),
+        (
+            "meta",
+            |f| std::fs::write(f.join("tokenizer.model"), "IQ== 0\n").expect("written"),
+            &["tiktoken", "hint: convert the folder of the same model in Hugging Face's form"],
+        ),
+        (
+            "llama",
+            |f| replace(&f.join("config.json"), "\"num_hidden_layers\": 1", "\"num_hidden_layers\": 2"),
+            &["no tensor `blk.1.attn_norm.weight`", "hint: settings and weights are not of one model"],
+        ),
+        (
+            "llama",
+            |f| replace(&f.join("config.json"), "\"silu\"", "\"relu\""),
+            &["`hidden_act` is \"relu\"", "hint: the file would be another model"],
+        ),
+    ];
+    for (name, spoil, parts) in cases {
+        let folder = copy(name);
+        spoil(folder.path());
+        let before = names_in(folder.path());
+        let (code, stderr) = failure(&["convert", utf8(folder.path()), utf8(&folder.path().join("out.gguf"))]);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.starts_with("error: ") && parts.iter().all(|part| stderr.contains(part)), "{stderr}");
+        assert_eq!(names_in(folder.path()), before, "{stderr}");
+    }
 }
 
 #[test]

@@ -135,7 +135,7 @@ pub enum Error {
         what: String,
     },
     /// A plan needs more memory than there is.
-    #[error("{what} needs {needed_bytes} bytes of memory, but {available_bytes} are available")]
+    #[error("{what} needs {} of memory, but {} are available", Size(*needed_bytes), Size(*available_bytes))]
     OutOfMemory {
         /// What the memory is for.
         what: String,
@@ -145,9 +145,9 @@ pub enum Error {
         available_bytes: u64,
     },
     /// The conversation is longer than the context window that was set up.
-    #[error("{needed} tokens do not fit the context of {n_ctx}")]
+    #[error("{} tokens and an answer do not fit the context of {n_ctx}", needed - 1)]
     ContextFull {
-        /// Tokens that would be in the context.
+        /// Tokens that would be in the context, one of an answer among them.
         needed: usize,
         /// Size of the context window.
         n_ctx: usize,
@@ -190,6 +190,14 @@ pub enum Error {
         /// The weight, or its magnitude.
         found: f32,
     },
+    /// A file is no importance matrix.
+    #[error("{}: not a usable importance matrix: {what}", path.display())]
+    Imatrix {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The user wanted it to end.
     #[error("interrupted")]
     Interrupted,
@@ -226,14 +234,25 @@ impl Error {
             Error::Io { action: "create", source, .. } if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem) => {
                 Some("nothing can be written there: name a folder that you may write to".into())
             }
-            Error::Io { source, .. } if source.kind() == NotFound => {
+            Error::Io { action: "find", .. } => {
                 Some("check the path; models can also be named: `-m smollm2-135m`, `-m hf:OWNER/REPO`".into())
             }
-            Error::Io { source, path, .. } if is_full(source) => Some(format!(
+            Error::Io { source, .. } if source.kind() == NotFound => Some("check the path".into()),
+            Error::Io { action: "keep", source, path } if is_full(source) => Some(format!(
                 "make room where {} lies, or keep models elsewhere: HALFBYTE_CACHE, HF_HOME",
                 path.display()
             )),
-            Error::Gguf { .. } => Some("the file may be truncated or not a GGUF file at all: download it again".into()),
+            // Where standard output leads to, its reader knows.
+            Error::Io { source, path, .. } if is_full(source) && path.as_os_str() != "standard output" => {
+                Some(format!("make room where {} lies, or write elsewhere", path.display()))
+            }
+            Error::Gguf { .. } => Some(
+                "a file that was cut off has to be fetched again; one of another kind has to be made anew from the model as it was published"
+                    .into(),
+            ),
+            Error::Imatrix { .. } => {
+                Some("make it again: `halfbyte imatrix -m MODEL -f TEXT -o FILE`; or name the one that you mean".into())
+            }
             Error::LogitsFile { .. } => {
                 Some("make it again: `halfbyte perplexity MODEL TEXT --save-logits FILE`".into())
             }
@@ -269,7 +288,9 @@ impl Error {
             ),
             Error::Unrepresentable { found, .. } if found.is_finite() => Some("store it as BF16 or F32".into()),
             Error::Unrepresentable { .. } => Some("the file that it comes from is broken: fetch it again".into()),
-            Error::BadLogits => Some("the file or the driver is broken: compare with `--device cpu`".into()),
+            Error::BadLogits => Some(
+                "if they are none with `--device cpu` either, the model file is broken; else the device's driver".into(),
+            ),
             Error::EngineFailed { source } => source.hint(),
             Error::EngineEnded => Some("this is a bug in halfbyte: please report what was printed above".into()),
             Error::OutOfMemory { .. } => Some("use a smaller context (`-c`) or a smaller model".into()),
@@ -280,8 +301,20 @@ impl Error {
     }
 }
 
+/// A number of bytes, for people.
+struct Size(u64);
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+        let Some(unit) = (self.0.max(1).ilog2() / 10).checked_sub(1) else { return write!(f, "{} bytes", self.0) };
+        let unit = UNITS.len().min(unit as usize + 1);
+        write!(f, "{:.2} {}", self.0 as f64 / 1024_f64.powi(unit as i32), UNITS[unit - 1])
+    }
+}
+
 /// Whether a write failed for want of room: on the disk, in a quota, or because of a limit on a file's size.
-fn is_full(error: &std::io::Error) -> bool {
+pub(crate) fn is_full(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
@@ -290,7 +323,7 @@ fn is_full(error: &std::io::Error) -> bool {
 mod tests {
     use std::io::ErrorKind;
 
-    use super::Error;
+    use super::*;
 
     #[test]
     fn what_cannot_be_written_has_another_hint_than_what_cannot_be_read() {
@@ -301,5 +334,15 @@ mod tests {
         assert!(hint("create", ErrorKind::NotFound).contains("make it first"));
         assert!(hint("create", ErrorKind::PermissionDenied).contains("may write to"));
         assert!(hint("create", ErrorKind::StorageFull).contains("make room"));
+    }
+
+    #[test]
+    fn sizes_are_for_people() {
+        let text = |bytes| Size(bytes).to_string();
+        assert_eq!(
+            [0, 1023, 1024, 1536 << 20, 5 << 40].map(text),
+            ["0 bytes", "1023 bytes", "1.00 KiB", "1.50 GiB", "5.00 TiB"]
+        );
+        assert_eq!(text(u64::MAX), "16384.00 PiB");
     }
 }

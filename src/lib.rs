@@ -16,10 +16,12 @@ pub mod gguf;
 pub mod graph;
 pub mod hub;
 pub mod model;
+mod output;
 pub mod quant;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
+pub use output::{check_output, discard_unfinished};
 
 /// Compiles the example of the README.
 #[cfg(doctest)]

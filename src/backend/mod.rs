@@ -157,6 +157,16 @@ pub trait Program: Send {
         self.run(step).map(Ticket::Done)
     }
 
+    /// As [`Program::submit`]; but a program that runs a step while it is submitted may give it up as soon as `is_wanted` says no.
+    /// Then there is no ticket, and the step was none: at the positions of its rows, the content of the KV cache is not defined.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    fn submit_while(&mut self, step: &Step<'_>, is_wanted: &dyn Fn() -> bool) -> Result<Option<Ticket>> {
+        let _ = is_wanted;
+        self.submit(step).map(Some)
+    }
+
     /// Waits for a step.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use rustyline::error::ReadlineError;
 use rustyline::history::MemHistory;
 use rustyline::{Config, Editor};
 
+use super::generate::statistics;
 use super::interrupt::{self, Interrupt};
 use super::model::ModelArgs;
 use super::sampling::Sampling;
@@ -37,7 +38,7 @@ pub(super) struct Args {
     #[arg(value_name = "MODEL")]
     name: Option<String>,
 
-    /// Context window in tokens [default: what the model was trained for, at most 4096]
+    /// Context window in tokens; 0 for what the model was trained for [default: that, but at most 4096]
     #[arg(short = 'c', long = "ctx-size", value_name = "N")]
     n_ctx: Option<usize>,
 
@@ -45,6 +46,10 @@ pub(super) struct Args {
     #[arg(short = 'n', long = "max-tokens", value_name = "N", visible_alias = "n-predict", alias = "predict")]
     #[arg(default_value_t = -1, allow_negative_numbers = true)]
     max_tokens: i64,
+
+    /// Say after each answer how fast it came, and how much of the conversation was known already
+    #[arg(long)]
+    verbose: bool,
 
     /// End an answer before this text; may be given several times
     #[arg(long, value_name = "TEXT")]
@@ -81,6 +86,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         max_tokens: usize::try_from(args.max_tokens).ok(),
         stop: args.stop.clone(),
     };
+    let told = args.verbose.then(|| engine.facts());
     let mut lines = Lines::open()?;
     if lines.is_terminal() {
         out(greeting(engine.facts()))?;
@@ -94,7 +100,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             Input::System("") => out(format!("{}\n", conversation.system().unwrap_or("(there are none)")))?,
             Input::System(text) => conversation.set_system(Some(text)),
             Input::Unknown(command) => note(&format!("there is no command `{command}`; /help lists them")),
-            Input::Message(text) => match turn(&mut conversation, text, options.clone(), &interrupt) {
+            Input::Message(text) => match turn(&mut conversation, text, options.clone(), &interrupt, told) {
                 Ok(Turn::Interrupted) if !lines.is_terminal() => return Ok(ExitCode::from(interrupt::EXIT_CODE)),
                 Ok(_) if lines.is_terminal() => out("\n")?,
                 Ok(_) => {}
@@ -117,8 +123,14 @@ enum Turn {
     Interrupted,
 }
 
-/// Says something, and prints the answer as it comes.
-fn turn(conversation: &mut Conversation, text: &str, options: GenerateOptions, interrupt: &Interrupt) -> Result<Turn> {
+/// Says something, and prints the answer as it comes; and how fast that was, if the facts that go with it are given.
+fn turn(
+    conversation: &mut Conversation,
+    text: &str,
+    options: GenerateOptions,
+    interrupt: &Interrupt,
+    told: Option<&Facts>,
+) -> Result<Turn> {
     let mut answer = conversation.say(text, options)?;
     if answer.n_forgotten() > 0 {
         note(&format!("the context is full: the {} oldest messages are forgotten", answer.n_forgotten()));
@@ -128,6 +140,9 @@ fn turn(conversation: &mut Conversation, text: &str, options: GenerateOptions, i
         out(token?.text)?;
     }
     out("\n")?;
+    if let Some(facts) = told {
+        anstream::eprintln!("{}", statistics(facts, &answer.timings()));
+    }
     match answer.finish() {
         None => return Ok(Turn::Interrupted),
         Some(Finish::ContextFull) => note("the context is full: the answer was cut (`-c` sets its size)"),

@@ -51,8 +51,8 @@ pub(super) struct Args {
     limit: f32,
 
     /// Threads, on the CPU [default: one per physical core]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    threads: Option<u16>,
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = super::n_threads)]
+    threads: Option<usize>,
 
     /// Print one JSON object
     #[arg(long)]
@@ -83,7 +83,7 @@ impl Args {
         let subject = |model: &str, i: usize| {
             let name = self.device.get(i).or(self.device.first()).map_or("auto", String::as_str);
             let device: Device = name.parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
-            let threads = self.threads.map(usize::from);
+            let threads = self.threads.filter(|&n| n > 0);
             let kernels = kernels.get(i).or(kernels.first()).copied();
             let options = EngineOptions { device, threads, kernels, ..EngineOptions::default() };
             Ok(Subject { path: fetch::model(model)?, options })

@@ -50,13 +50,14 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mix = args.mix.as_deref().map(Mix::by_name).transpose()?;
     let (plan, inputs) = convert::plan(&args.folder, mix)?;
     plan.notes.iter().for_each(|text| note(text));
+    making::note_fallbacks(&plan);
     if args.dry_run {
         out(making::table(&plan))?;
         return Ok(ExitCode::SUCCESS);
     }
     let output = args.output.clone().unwrap_or_else(|| default_output(&args.folder, &plan, mix));
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
-    making::write(&Interrupt::install()?, &plan, &output, &inputs, &args.threads)?;
+    making::write(&Interrupt::install()?, &plan, &output, &inputs, args.threads.get())?;
     out(format_args!("{}: {}\n", output.display(), making::summary(&plan)))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -15,7 +15,7 @@ use super::interrupt::{self, Interrupt};
 use super::model::ModelArgs;
 use super::sampling::Sampling;
 use super::template::TemplateArgs;
-use super::{out, profile};
+use super::{note, out, profile};
 
 /// Continue a text
 ///
@@ -41,7 +41,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["prompt", "prompt_option"])]
     file: Option<PathBuf>,
 
-    /// Context window in tokens [default: what the model was trained for, at most 4096]
+    /// Context window in tokens; 0 for what the model was trained for [default: that, but at most 4096]
     #[arg(short = 'c', long = "ctx-size", value_name = "N")]
     n_ctx: Option<usize>,
 
@@ -97,11 +97,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut stream = session.generate(&tokens, options.clone());
     let mut answer = Answer::default();
     let result = answer.read(&mut stream, &interrupt, !args.json);
+    // After Ctrl-C nobody waits for the step that is under way.
+    stream.cancel();
     let profile = engine.profile();
     if args.json {
         out(answer.to_json(engine.facts(), &stream, &options.sampler, profile.as_ref()))?;
     } else if std::io::stdout().is_terminal() {
         out("\n")?;
+    }
+    if !args.json && stream.finish() == Some(Finish::ContextFull) {
+        note("the context is full: the text was cut (`-c` sets its size)");
     }
     if std::io::stderr().is_terminal() {
         anstream::eprintln!("{}", statistics(engine.facts(), &stream.timings()));
@@ -168,11 +173,12 @@ impl Answer {
 }
 
 /// One line: model, device, memory, and how fast it was.
-fn statistics(facts: &Facts, timings: &Timings) -> String {
+pub(super) fn statistics(facts: &Facts, timings: &Timings) -> String {
     let speed = |rate: Option<f64>| rate.map_or_else(|| "-".into(), |rate| format!("{rate:.1} t/s"));
+    let reused = if timings.n_reused > 0 { format!(", {} known", timings.n_reused) } else { String::new() };
     let memory = facts.memory.weights_bytes + facts.memory.kv_bytes + facts.memory.scratch_bytes;
     format!(
-        "{} on {} · {} · load {:.2} s · pp {} ({} tokens) · tg {} ({} tokens)",
+        "{} on {} · {} · load {:.2} s · pp {} ({} tokens{reused}) · tg {} ({} tokens)",
         facts.model,
         facts.device,
         indicatif::HumanBytes(memory),
@@ -192,17 +198,15 @@ impl Args {
             return Ok((tokenizer.encode_prompt(prompt)?, Vec::new()));
         }
         let template = self.template.load(engine)?;
-        // What a pipe or a file adds.
-        let user = Message::user(prompt.strip_suffix('\n').unwrap_or(prompt));
-        let messages: Vec<Message> = self.template.system().map(Message::system).into_iter().chain([user]).collect();
+        let system = self.template.system().map(Message::system);
+        let messages: Vec<Message> = system.into_iter().chain([Message::user(prompt)]).collect();
         let tokens = template.encode(&messages, &RenderOptions::default(), tokenizer.as_ref())?;
         Ok((tokens, template.stop().to_vec()))
     }
 
     fn read_prompt(&self) -> Result<String> {
         if let Some(path) = &self.file {
-            let bytes = std::fs::read(path).map_err(|e| io("read", path, e))?;
-            return utf8(bytes, &path.display().to_string());
+            return super::read_prompt(path);
         }
         match self.prompt.as_ref().or(self.prompt_option.as_ref()) {
             Some(prompt) if prompt != "-" => Ok(prompt.clone()),
@@ -214,17 +218,14 @@ impl Args {
                 let mut bytes = Vec::new();
                 let path = Path::new("standard input");
                 std::io::stdin().lock().read_to_end(&mut bytes).map_err(|e| io("read", path, e))?;
-                utf8(bytes, "standard input")
+                let text = String::from_utf8(bytes).map_err(|e| Error::Usage {
+                    what: format!("standard input is not UTF-8 text: {}", e.utf8_error()),
+                    hint: "a prompt in another encoding can be turned into UTF-8 by `iconv`".into(),
+                })?;
+                Ok(super::without_last_newline(text))
             }
         }
     }
-}
-
-fn utf8(bytes: Vec<u8>, name: &str) -> Result<String> {
-    String::from_utf8(bytes).map_err(|e| Error::Usage {
-        what: format!("{name} is not UTF-8 text: {}", e.utf8_error()),
-        hint: String::new(),
-    })
 }
 
 fn io(action: &'static str, path: &Path, source: std::io::Error) -> Error {

@@ -17,20 +17,33 @@ const BAR: &str = "{msg} {wide_bar:.cyan/dim} {decimal_bytes}/{decimal_total_byt
 #[derive(clap::Args)]
 pub(super) struct Threads {
     /// Threads [default: one per processor]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(super) threads: Option<u16>,
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = super::n_threads)]
+    threads: Option<usize>,
+}
+
+impl Threads {
+    /// As many as were asked for.
+    pub(super) fn get(&self) -> Option<usize> {
+        self.threads.filter(|&n| n > 0)
+    }
 }
 
 /// Writes the file; a first Ctrl-C ends that, and leaves nothing behind.
 ///
 /// # Errors
 /// If it cannot be written, or was interrupted.
-pub(super) fn write(ctrl_c: &Interrupt, plan: &Plan, path: &Path, inputs: &[&Path], threads: &Threads) -> Result<()> {
+pub(super) fn write(
+    ctrl_c: &Interrupt,
+    plan: &Plan,
+    path: &Path,
+    inputs: &[&Path],
+    threads: Option<usize>,
+) -> Result<()> {
     let mut interrupted = ctrl_c.listen();
     let bar = bar(BAR);
     bar.set_length(plan.n_bytes());
     bar.enable_steady_tick(Duration::from_millis(200));
-    let result = convert::with_threads(threads.threads.map(usize::from), || {
+    let result = convert::with_threads(threads, || {
         plan.write(path, inputs.iter().copied(), &mut |advance| {
             bar.set_message(advance.tensor.to_owned());
             bar.set_position(advance.done_bytes);
@@ -61,6 +74,22 @@ pub(super) fn summary(plan: &Plan) -> String {
     let counts: Vec<String> = counts.into_iter().map(|(format, n)| format!("{n} {format}")).collect();
     let bits = 8.0 * plan.n_bytes() as f64 / plan.n_elements() as f64;
     format!("{}, {bits:.2} bits a weight: {}", DecimalBytes(plan.n_bytes()), counts.join(", "))
+}
+
+/// Says which tensors could not have the format that they were to have.
+pub(super) fn note_fallbacks(plan: &Plan) {
+    let mut counts = BTreeMap::new();
+    for tensor in &plan.tensors {
+        if let Some(wanted) = tensor.wanted {
+            *counts.entry((wanted, tensor.format_name())).or_insert(0) += 1;
+        }
+    }
+    let n: usize = counts.values().sum();
+    if n > 0 {
+        let each = counts.iter().map(|((wanted, format), n)| format!("{n} {format} in place of {wanted}"));
+        let each = each.collect::<Vec<_>>().join(", ");
+        super::note(&format!("{n} of {} tensors have rows that blocks do not fill: {each}", plan.tensors.len()));
+    }
 }
 
 /// A row for each tensor, and the summary.

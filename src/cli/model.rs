@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use halfbyte::engine::{Device, Engine, EngineOptions, KvFormat};
+use halfbyte::engine::{Device, Engine, EngineOptions, Facts, KvFormat};
 use halfbyte::hub;
 use halfbyte::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -30,9 +30,13 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "DEVICE", env = "HALFBYTE_DEVICE", hide_env_values = true, default_value = "auto")]
     device: String,
 
+    /// As llama.cpp spells it: 0 for the CPU, and with any other number all layers are on the GPU, if there is one
+    #[arg(long, value_name = "N", visible_alias = "gpu-layers", hide = true)]
+    n_gpu_layers: Option<String>,
+
     /// Threads, on the CPU [default: one per physical core]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    threads: Option<u16>,
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = super::n_threads)]
+    threads: Option<usize>,
 
     /// Time every kernel, on a GPU that takes timestamps, and show where the time goes
     #[arg(long)]
@@ -71,6 +75,7 @@ impl ModelArgs {
         if engine.facts().choice.noteworthy {
             super::note(&format!("runs on {} (`--device gpu` takes it)", engine.facts().choice.reason));
         }
+        note_long_context(engine.facts());
         Ok(engine)
     }
 
@@ -89,8 +94,9 @@ impl RunArgs {
     /// # Errors
     /// If keys and values are to be stored in different formats.
     pub(super) fn options(&self, n_ctx: Option<usize>) -> Result<EngineOptions> {
-        let device: Device = self.device.parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
-        let (threads, kv) = (self.threads.map(usize::from), self.kv()?);
+        let named = self.device.parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
+        let device = if self.n_gpu_layers.as_deref() == Some("0") { Device::Cpu } else { named };
+        let (threads, kv) = (self.threads.filter(|&n| n > 0), self.kv()?);
         Ok(EngineOptions { device, n_ctx, threads, kv, profile: self.profile, ..EngineOptions::default() })
     }
 
@@ -106,6 +112,14 @@ impl RunArgs {
             CacheType::Q8_0 => KvFormat::Q8_0,
             CacheType::F32 => KvFormat::F32,
         }))
+    }
+}
+
+/// Says that a context is longer than the model knows.
+pub(super) fn note_long_context(facts: &Facts) {
+    let Facts { n_ctx, n_ctx_train, .. } = facts;
+    if n_ctx > n_ctx_train {
+        super::note(&format!("the model was trained for contexts of {n_ctx_train} tokens, not of {n_ctx}"));
     }
 }
 

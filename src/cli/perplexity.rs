@@ -1,7 +1,7 @@
 //! `halfbyte perplexity`: how well a model predicts a text, and how far it is from another one, in the numbers that
 //! llama-perplexity gives.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,9 @@ use halfbyte::eval::{self, Base, Divergence, Estimate, LogitsFile, LogitsWriter,
 use halfbyte::{Error, Result};
 use serde_json::{Value, json};
 
-use super::model::{RunArgs, with_upload_bar};
-use super::{fetch, note, out, read_text};
+use super::interrupt::Interrupt;
+use super::model::{RunArgs, note_long_context, with_upload_bar};
+use super::{fetch, out, read_prompt};
 
 /// Tokens in a window, as llama-perplexity has them.
 const DEFAULT_N_CTX: usize = 512;
@@ -75,15 +76,15 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let text = args.text.as_ref().or(args.text_option.as_ref()).map(|path| read_prompt(path)).transpose()?;
+    let text = args.text_path().map(|path| read_prompt(path)).transpose()?;
     let saved = args.kld.as_deref().map(LogitsFile::open).transpose()?;
     let n_ctx = args.window_len(saved.as_ref())?;
+    // It listens to nothing: that there is one ends the process without half a file.
+    let _interrupt = args.save_logits.as_ref().map(|_| Interrupt::install()).transpose()?;
     let options = eval::engine_options(n_ctx, args.run.options(None)?)?;
     let name = args.model.as_ref().or(args.model_option.as_ref()).expect("clap has one of both");
     let model = open(name, &options)?;
-    if n_ctx > model.facts.n_ctx_train {
-        note(&format!("the model was trained for contexts of {} tokens, not of {n_ctx}", model.facts.n_ctx_train));
-    }
+    note_long_context(&model.facts);
     let windows = args.windows(&model, text.as_deref(), saved.as_ref(), n_ctx)?;
     let mut run = Run { args, n_threads: model.facts.threads.unwrap_or_else(default_threads), model, windows };
     let (report, time) = match (saved, &args.base) {
@@ -105,16 +106,11 @@ fn open(name: &str, options: &EngineOptions) -> Result<Loaded> {
     with_upload_bar(|progress| Loaded::open(&path, options, progress))
 }
 
-/// A file without the newline that ends it, as llama.cpp reads prompts.
-fn read_prompt(path: &Path) -> Result<String> {
-    let mut text = read_text(path)?;
-    if text.ends_with('\n') {
-        text.pop();
-    }
-    Ok(text)
-}
-
 impl Args {
+    fn text_path(&self) -> Option<&PathBuf> {
+        self.text.as_ref().or(self.text_option.as_ref())
+    }
+
     fn window_len(&self, saved: Option<&LogitsFile>) -> Result<usize> {
         match (saved.map(LogitsFile::n_ctx), self.n_ctx) {
             (Some(of_file), Some(asked)) if of_file != asked => Err(Error::Usage {
@@ -155,8 +151,9 @@ impl Run<'_> {
     fn perplexity(&mut self) -> Result<(Report, Duration)> {
         let Self { args, n_threads, model, windows } = self;
         let n_vocab = model.program.graph().n_vocab;
-        let mut save =
-            args.save_logits.as_ref().map(|path| LogitsWriter::create(path, windows, n_vocab)).transpose()?;
+        let inputs = model.facts.files.iter().chain(args.text_path()).map(PathBuf::as_path);
+        let create = |path: &PathBuf| LogitsWriter::create(path, inputs, windows, n_vocab);
+        let mut save = args.save_logits.as_ref().map(create).transpose()?;
         let mut shown = Shown::new(args, windows);
         let start = Instant::now();
         let mut progress =

@@ -8,7 +8,7 @@ use halfbyte::convert::budget::{self, Budget, Choice};
 use halfbyte::convert::quantize::{self, Importances, Mix, Options, mixes};
 use halfbyte::engine::default_threads;
 use halfbyte::gguf::Gguf;
-use halfbyte::{Error, Result};
+use halfbyte::{Error, Result, check_output};
 
 use super::interrupt::Interrupt;
 use super::making::{self, Threads};
@@ -33,7 +33,8 @@ pub(super) struct Args {
     #[arg(value_name = "TYPE", help = format!("What to make of it, by llama.cpp's name: {}", names()))]
     mix: String,
 
-    /// Store all matrices in the one format that the mix is named after
+    /// Store all matrices in the one format that the mix is named after, but for those that other options name, and those whose rows
+    /// its blocks do not fill
     #[arg(long)]
     pure: bool,
 
@@ -90,6 +91,11 @@ fn names() -> String {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mix = Mix::by_name(&args.mix)?;
     let gguf = Gguf::open(&fetch::model(&args.input)?)?;
+    let texts = [&args.imatrix, &args.kld_text].into_iter().flatten();
+    let inputs: Vec<_> = gguf.files().chain(texts.map(PathBuf::as_path)).collect();
+    if !args.dry_run {
+        check_output(&args.output, inputs.iter().copied())?;
+    }
     let mut options = options(args, mix, &gguf)?;
     if let (Some(max_kld), Some(text)) = (args.max_kld, &args.kld_text) {
         let found = search(args, &gguf, &options, f64::from(max_kld), text)?;
@@ -101,12 +107,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         found.chosen.into_iter().for_each(|(name, format)| _ = options.chosen.entry(name).or_insert(format));
     }
     let plan = quantize::plan(&gguf, &options)?;
+    making::note_fallbacks(&plan);
     if args.dry_run {
         out(making::table(&plan))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let inputs: Vec<_> = gguf.files().collect();
-    making::write(&Interrupt::install()?, &plan, &args.output, &inputs, &args.threads)?;
+    making::write(&Interrupt::install()?, &plan, &args.output, &inputs, args.threads.get())?;
     out(format_args!("{}: {}\n", args.output.display(), making::summary(&plan)))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -137,7 +143,7 @@ fn options(args: &Args, mix: Mix, gguf: &Gguf) -> Result<Options> {
 /// Finds the formats that keep the file within a divergence.
 fn search(args: &Args, gguf: &Gguf, options: &Options, max_kld: f64, text: &Path) -> Result<Choice> {
     let text = read_text(text)?;
-    let threads = args.threads.threads.map_or_else(default_threads, usize::from);
+    let threads = args.threads.get().unwrap_or_else(default_threads);
     let budget = Budget { max_kld, text: &text, n_tokens: args.kld_tokens as usize, threads };
     let bar = making::bar("{msg} {wide_bar:.cyan/dim} {pos}/{len} {eta}");
     let found = budget::search(gguf, options, &budget, &mut |what, done, total| {

@@ -13,8 +13,8 @@ pub(super) struct Sampling {
     temp: Option<f32>,
 
     /// Draw from the K most likely tokens; 0 for all [default: 40]
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
+    top_k: Option<i64>,
 
     /// Draw from the fewest tokens that have probability P together; 1 for all [default: 0.95]
     #[arg(long, value_name = "P", value_parser = number_within(0.0, 1.0))]
@@ -33,11 +33,11 @@ pub(super) struct Sampling {
     repeat_last_n: i64,
 
     /// Subtract X from the logits of tokens that were there
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true, value_parser = number_within(f32::MIN, f32::MAX))]
     presence_penalty: f32,
 
     /// Subtract X from the logits of tokens for each time that they were there
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true, value_parser = number_within(f32::MIN, f32::MAX))]
     frequency_penalty: f32,
 
     /// Start of the random numbers: the same seed draws the same tokens [default: another one each time]
@@ -75,7 +75,7 @@ impl Sampling {
             None if !asked => penalties,
             temp => SamplerOptions {
                 temperature: temp.unwrap_or(DRAWN.temperature),
-                top_k: self.top_k.unwrap_or(DRAWN.top_k),
+                top_k: self.top_k.map_or(DRAWN.top_k, |k| usize::try_from(k).unwrap_or(0)),
                 top_p: self.top_p.unwrap_or(DRAWN.top_p),
                 min_p: self.min_p.unwrap_or(DRAWN.min_p),
                 seed: self.seed.and_then(|seed| u64::try_from(seed).ok()).unwrap_or_else(any_seed),

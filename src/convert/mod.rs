@@ -11,7 +11,6 @@ mod hf;
 pub mod imatrix;
 mod json;
 mod meta;
-mod output;
 mod plan;
 pub mod quantize;
 mod rows;

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::output::Output;
 use super::rows::{PackedRows, Rows};
 use crate::error::{Error, Result};
 use crate::gguf::{GgmlType, GgufWriter, Map, TensorStream, Value};
+use crate::output::Output;
 use crate::quant::{Format, SharedBytes};
 
 /// Weights that are encoded before they are written. Two such chunks are in memory at a time.
@@ -38,6 +38,8 @@ pub struct Planned {
     pub shape: Vec<usize>,
     /// ggml's number of the type in which it will be stored.
     pub format_id: u32,
+    /// The format that it was to be stored in, if its rows are no whole number of blocks of it.
+    pub wanted: Option<&'static str>,
     pub(super) content: Content,
 }
 
@@ -83,7 +85,7 @@ pub type Progress<'a> = &'a mut (dyn FnMut(Advance<'_>) -> ControlFlow<()> + Sen
 impl Planned {
     /// A tensor that is stored as it is in a file.
     pub(super) fn copy(name: &str, shape: &[usize], format_id: u32, bytes: SharedBytes, map: Option<Map>) -> Self {
-        Self { name: name.into(), shape: shape.into(), format_id, content: Content::Copy { bytes, map } }
+        Self { name: name.into(), shape: shape.into(), format_id, wanted: None, content: Content::Copy { bytes, map } }
     }
 
     /// A tensor whose rows are stored as `format`, of which each is a whole number of blocks.
@@ -99,12 +101,12 @@ impl Planned {
             Some(stored) => Content::Copy { bytes: stored.weight.bytes.clone(), map: stored.map.clone() },
             None => Content::Encode { rows, format, importance },
         };
-        Self { name: name.into(), shape: shape.into(), format_id: format.id, content }
+        Self { name: name.into(), shape: shape.into(), format_id: format.id, wanted: None, content }
     }
 
     /// A tensor whose rows are packed already, as ggml's type `format_id`.
     pub(super) fn packed(name: &str, shape: &[usize], format_id: u32, rows: Box<dyn PackedRows>) -> Self {
-        Self { name: name.into(), shape: shape.into(), format_id, content: Content::Packed(rows) }
+        Self { name: name.into(), shape: shape.into(), format_id, wanted: None, content: Content::Packed(rows) }
     }
 
     /// The bytes of the tensor to be, whole: for programs that run what is not written yet.
@@ -207,7 +209,7 @@ impl Plan {
                 }
             }
         }
-        sink.stream.finish()?;
+        let _open = sink.stream.finish()?;
         output.finish()
     }
 }

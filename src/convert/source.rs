@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::plan::{Plan, Planned};
-use super::quantize::{self, Mix, Options, Subject};
+use super::quantize::{self, Chosen, Mix, Options, Subject};
 use super::rows::{Computed, PackedRows, Rows};
 use super::{check, hf, meta};
 use crate::error::{Error, Result};
@@ -111,17 +111,26 @@ pub fn plan(folder: &Path, mix: Option<Mix>) -> Result<(Plan, Vec<PathBuf>)> {
     let get = |key: &str| metadata.iter().find(|(other, _)| other == key).map(|(_, value)| value);
     let formats = quantize::formats(get, &subjects, &Options::new(mix))?;
     let mut tensors = Vec::with_capacity(model.tensors.len());
-    for (tensor, format) in model.tensors.into_iter().zip(formats) {
+    for (tensor, chosen) in model.tensors.into_iter().zip(formats) {
         tensors.push(match tensor.content {
             // What is not quantized is small, and worth all its bits.
             Content::Numbers(rows) => {
-                let format = format.map_or_else(|| quantize::format("F32"), Ok)?;
-                Planned::encode(&tensor.name, &tensor.shape, rows, format, None)
+                let format = chosen.map_or_else(|| quantize::format("F32"), |chosen| Ok(chosen.format))?;
+                let planned = Planned::encode(&tensor.name, &tensor.shape, rows, format, None);
+                Planned { wanted: chosen.and_then(Chosen::missed), ..planned }
             }
             Content::Packed(format_id, rows) => Planned::packed(&tensor.name, &tensor.shape, format_id, rows),
         });
     }
-    Ok((Plan { metadata, tensors, notes: model.notes }, model.files))
+    Ok((Plan { metadata, tensors, notes: model.notes }, [model.files, descriptions(folder)].concat()))
+}
+
+/// Files of a model that hold no weights: its configuration, its vocabulary, and what else says how it is used.
+fn descriptions(folder: &Path) -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let describes =
+        |path: &PathBuf| path.extension().is_some_and(|e| e == "json" || e == "model" || e == "jinja" || e == "txt");
+    paths.filter(describes).collect()
 }
 
 /// BF16 where the model has that, since its numbers may be too large for F16.

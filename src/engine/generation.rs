@@ -165,6 +165,11 @@ impl Generation {
         Poll::Pending
     }
 
+    /// Whether anybody reads what comes.
+    pub(super) fn is_read(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
     /// Whether there is a token to come after `n` more.
     pub(super) fn goes_on_after(&self, n: usize) -> bool {
         !self.is_over && n < self.max_tokens - self.timings.n_generated
@@ -268,6 +273,11 @@ impl TokenStream {
     /// How long it took up to the last token that was read.
     pub fn timings(&self) -> Timings {
         self.timings
+    }
+
+    /// Stops generation, as dropping it does; what was read can still be asked about.
+    pub fn cancel(&mut self) {
+        self.source = Source::Over;
     }
 
     fn end(&mut self, error: Option<Error>) -> Poll<Option<Result<Token>>> {

@@ -27,7 +27,7 @@ const DEFAULT_N_CTX: usize = 4096;
 pub struct EngineOptions {
     /// Where it runs.
     pub device: Device,
-    /// Context window of each session in tokens; what the model was trained for, but at most 4,096, if not given.
+    /// Context window of each session in tokens; what the model was trained for if it is 0, and that but at most 4,096 if not given.
     pub n_ctx: Option<usize>,
     /// Threads, on the CPU: at most one per processor that this process may use; [`default_threads`] if not given.
     pub threads: Option<usize>,
@@ -96,6 +96,8 @@ fn kernels(variable: Option<OsString>) -> Result<cpu::Kernels> {
 pub struct Facts {
     /// The file's name, which unlike the model's own name for itself mostly says how it is quantized.
     pub model: String,
+    /// The file, with its other parts where it is split.
+    pub files: Vec<PathBuf>,
     /// GGUF's name of its architecture.
     pub architecture: String,
     /// The device, for people.
@@ -146,6 +148,7 @@ impl Loaded {
         let (tokenizer, Compiled { program, choice, threads, memory }) = (tokenizer?, compiled?);
         let facts = Facts {
             model: path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            files: gguf.files().map(Path::to_owned).collect(),
             architecture: model.graph.name.clone(),
             device: program.info().device,
             choice,
@@ -188,7 +191,11 @@ fn fast_cores() -> Option<usize> {
 }
 
 fn limits(options: &EngineOptions, n_ctx_train: usize, n_vocab: usize) -> Result<Limits> {
-    let n_ctx = options.n_ctx.unwrap_or(n_ctx_train.min(DEFAULT_N_CTX));
+    let n_ctx = match options.n_ctx {
+        Some(0) => n_ctx_train,
+        Some(n_ctx) => n_ctx,
+        None => n_ctx_train.min(DEFAULT_N_CTX),
+    };
     let n_seqs = options.max_sessions;
     if !(2..=u32::MAX as usize).contains(&n_ctx) || n_seqs == 0 || options.max_rows == 0 {
         return Err(Error::Usage {
@@ -286,6 +293,7 @@ mod tests {
         };
         assert_eq!(of(None, 1, 2048).ok(), Some((2048, 64)));
         assert_eq!(of(None, 1, 131_072).ok(), Some((4096, 128)));
+        assert_eq!(of(Some(0), 1, 131_072).ok(), Some((131_072, 4096)));
         assert_eq!(of(Some(33), 3, 2048).ok(), Some((33, 6)));
         assert!(of(Some(1), 1, 2048).is_err());
         assert!(of(None, 0, 2048).is_err());

@@ -1,6 +1,7 @@
 //! What a model will take, before anything is taken.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use crate::backend::KvFormat;
 use crate::backend::{Limits, Memory, PAGE_LEN, Weights};
@@ -61,18 +62,54 @@ pub(super) fn check(what: &str, memory: &Memory, weights_are_mapped: bool) -> Re
     }
 }
 
-/// What the system can give to this process: free and droppable memory, within the limit of its control group. Known on
+/// What the system can give to this process: free and droppable memory, within the limits of its control groups. Known on
 /// Linux only; elsewhere an allocation that fails says so.
 pub fn available_bytes() -> Option<u64> {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let system = available_in_meminfo(&read("/proc/meminfo")?)?;
-    let group = || {
-        let limit: u64 = read("/sys/fs/cgroup/memory.max")?.trim().parse().ok()?;
-        let used: u64 = read("/sys/fs/cgroup/memory.current")?.trim().parse().ok()?;
-        let droppable = inactive_file_in_stat(&read("/sys/fs/cgroup/memory.stat")?).unwrap_or(0);
-        Some((limit + droppable).saturating_sub(used))
+    let read = |path: &Path| std::fs::read_to_string(path).ok();
+    let system = available_in_meminfo(&read("/proc/meminfo".as_ref())?)?;
+    Some(available_in_groups(&read).map_or(system, |groups| groups.min(system)))
+}
+
+/// Where a version of control groups has which number.
+struct Groups {
+    root: &'static str,
+    limit: &'static str,
+    used: &'static str,
+    /// In `memory.stat`, what can be dropped.
+    droppable: &'static str,
+}
+
+const V2: Groups =
+    Groups { root: "/sys/fs/cgroup", limit: "memory.max", used: "memory.current", droppable: "inactive_file " };
+const V1: Groups = Groups {
+    root: "/sys/fs/cgroup/memory",
+    limit: "memory.limit_in_bytes",
+    used: "memory.usage_in_bytes",
+    droppable: "total_inactive_file ",
+};
+
+/// What the groups of this process leave to it, with all those that they are in; `None` without a limit.
+fn available_in_groups(read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
+    let own = read("/proc/self/cgroup".as_ref())?;
+    let available = |line: &str| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, group) = (parts.next()?, parts.next()?);
+        let groups = match controllers {
+            "" => V2,
+            _ if controllers.split(',').any(|controller| controller == "memory") => V1,
+            _ => return None,
+        };
+        let within = |group: &Path| {
+            let folder = Path::new(groups.root).join(group.strip_prefix("/").ok()?);
+            let number = |name: &str| read(&folder.join(name))?.trim().parse::<u64>().ok();
+            let (limit, used) = (number(groups.limit)?, number(groups.used)?);
+            let stat = read(&folder.join("memory.stat")).unwrap_or_default();
+            let droppable = number_in_stat(&stat, groups.droppable).unwrap_or(0);
+            Some(limit.saturating_add(droppable).saturating_sub(used))
+        };
+        Path::new(group).ancestors().filter_map(within).min()
     };
-    Some(group().map_or(system, |group| group.min(system)))
+    own.lines().filter_map(available).min()
 }
 
 fn available_in_meminfo(text: &str) -> Option<u64> {
@@ -80,8 +117,8 @@ fn available_in_meminfo(text: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-fn inactive_file_in_stat(text: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix("inactive_file "))?.trim().parse().ok()
+fn number_in_stat(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -93,7 +130,35 @@ mod tests {
         let meminfo = "MemTotal:       24689912 kB\nMemFree:        15920000 kB\nMemAvailable:   22012345 kB\n";
         assert_eq!(available_in_meminfo(meminfo), Some(22_012_345 * 1024));
         assert_eq!(available_in_meminfo("MemTotal: 1 kB\n"), None);
-        assert_eq!(inactive_file_in_stat("anon 5\ninactive_file 4096\n"), Some(4096));
+        assert_eq!(number_in_stat("anon 5\ninactive_file 4096\n", V2.droppable), Some(4096));
+    }
+
+    #[test]
+    fn the_narrowest_group_counts_wherever_it_is() {
+        let available = |files: &[(&str, &str)]| {
+            let read = |path: &Path| Some(files.iter().find(|(name, _)| path == Path::new(name))?.1.to_owned());
+            available_in_groups(&read)
+        };
+        let user = [
+            ("/proc/self/cgroup", "0::/user.slice/a.scope\n"),
+            ("/sys/fs/cgroup/user.slice/memory.max", "1000\n"),
+            ("/sys/fs/cgroup/user.slice/memory.current", "600\n"),
+            ("/sys/fs/cgroup/user.slice/memory.stat", "anon 500\ninactive_file 50\n"),
+            ("/sys/fs/cgroup/user.slice/a.scope/memory.max", "max\n"),
+            ("/sys/fs/cgroup/user.slice/a.scope/memory.current", "500\n"),
+        ];
+        assert_eq!(available(&user), Some(450));
+        let own = [("/sys/fs/cgroup/user.slice/a.scope/memory.max", "700"), user[5]];
+        assert_eq!(available(&[&user[..4], &own].concat()), Some(200));
+        assert_eq!(available(&[user[0], user[4], user[5]]), None);
+        let container = [
+            ("/proc/self/cgroup", "9:cpu:/x\n5:memory,hugetlb:/docker/1\n0::/\n"),
+            ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "4096"),
+            ("/sys/fs/cgroup/memory/memory.usage_in_bytes", "5000"),
+            ("/sys/fs/cgroup/memory/memory.stat", "total_inactive_file 1000\n"),
+        ];
+        assert_eq!(available(&container), Some(96));
+        assert_eq!(available(&[]), None);
     }
 
     #[test]

@@ -208,7 +208,10 @@ impl Session {
     fn check(&self, prompt: &[u32]) -> Result<()> {
         let n_ctx = self.shared.limits.n_ctx;
         if prompt.is_empty() {
-            return Err(Error::Usage { what: "the prompt has no tokens".into(), hint: String::new() });
+            return Err(Error::Usage {
+                what: "the prompt has no tokens".into(),
+                hint: "give some text to continue".into(),
+            });
         }
         if prompt.len() >= n_ctx {
             return Err(Error::ContextFull { needed: prompt.len() + 1, n_ctx });

@@ -209,7 +209,11 @@ impl Worker {
         let mut draws = Vec::new();
         let want = want(&mut ending, &mut draws);
         let pages: Vec<&[u32]> = shares.iter().map(|share| share.slot.sequence.pages()).collect();
-        let ticket = self.program.submit(&Step { rows: &rows, pages: &pages, outputs: &outputs, want })?;
+        let is_read = |slot: &Slot| slot.generation.as_ref().is_some_and(Generation::is_read);
+        let is_wanted = || shares.iter().any(|share| is_read(share.slot));
+        let step = Step { rows: &rows, pages: &pages, outputs: &outputs, want };
+        // Without a reader the sequences are as they were: those that have gone are found out before the next step.
+        let Some(ticket) = self.program.submit_while(&step, &is_wanted)? else { return Ok(()) };
         let wants_logits = want == Want::Logits;
         let of = |share: &Share<'_>| (share.session, share.n_rows, share.ends);
         let shares: Vec<(u64, usize, bool)> = shares.iter().map(of).collect();

@@ -13,12 +13,14 @@
 //! has q = 0. Source: <https://github.com/ggml-org/llama.cpp/blob/master/tools/perplexity/perplexity.cpp>.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::windows::{Windows, check_n_ctx, n_scored};
 use crate::backend::Distribution;
 use crate::error::{Error, Result};
+use crate::file::InPieces;
+use crate::output::Output;
 use crate::tokenizer::Tokenizer;
 
 const MAGIC: &[u8; 8] = b"_logits_";
@@ -53,20 +55,27 @@ pub(super) fn encode(row: &Distribution<'_>) -> Vec<u8> {
     bytes
 }
 
-/// A file that is written.
+/// A file that is written, and appears when it is complete.
 pub struct LogitsWriter {
     path: PathBuf,
-    file: BufWriter<File>,
+    output: Output,
+    file: InPieces,
 }
 
 impl LogitsWriter {
-    /// Creates the file for all windows of a text.
+    /// Begins the file for all windows of a text. `inputs` are files that are read meanwhile.
     ///
     /// # Errors
-    /// If that can't be done.
-    pub fn create(path: &Path, windows: &Windows, n_vocab: usize) -> Result<Self> {
-        let file = File::create(path).map_err(io("create", path))?;
-        let mut writer = Self { path: path.into(), file: BufWriter::new(file) };
+    /// If the file is one of the inputs, or can't be written.
+    pub fn create<'a>(
+        path: &Path,
+        inputs: impl IntoIterator<Item = &'a Path>,
+        windows: &Windows,
+        n_vocab: usize,
+    ) -> Result<Self> {
+        let output = Output::new(path, inputs)?;
+        let file = output.create()?;
+        let mut writer = Self { path: path.into(), output, file };
         let numbers = [windows.n_ctx(), n_vocab, windows.len()].map(|n| n as u32);
         let tokens = numbers.iter().chain(windows.tokens()).flat_map(|n| n.to_le_bytes());
         let header: Vec<u8> = MAGIC.iter().copied().chain(tokens).collect();
@@ -79,12 +88,14 @@ impl LogitsWriter {
         self.file.write_all(bytes).map_err(io("write", &self.path))
     }
 
-    /// Writes what is still in memory.
+    /// Writes what is still in memory, and puts the file into its place.
     ///
     /// # Errors
     /// If that can't be done.
-    pub fn finish(mut self) -> Result<()> {
-        self.file.flush().map_err(io("write", &self.path))
+    pub fn finish(self) -> Result<()> {
+        let Self { path, output, mut file } = self;
+        file.flush().map_err(io("write", &path))?;
+        output.finish()
     }
 }
 

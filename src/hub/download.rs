@@ -161,7 +161,7 @@ impl Part {
     }
 
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(io("write", &self.path))?;
+        self.file.write_all(bytes).map_err(io("keep", &self.path))?;
         self.hash.update(bytes);
         self.len += bytes.len() as u64;
         Ok(())

@@ -141,7 +141,7 @@ impl Hub {
         match path.metadata() {
             Ok(m) if m.is_dir() => Err(self.unknown(model, "is a folder, not a model file")),
             Ok(_) => Ok(path.to_owned()),
-            Err(source) if looks_like_path(path) => Err(Error::Io { action: "open", path: path.into(), source }),
+            Err(source) if looks_like_path(path) => Err(Error::Io { action: "find", path: path.into(), source }),
             Err(_) => Err(self.unknown(model, "is neither a file nor a known name")),
         }
     }

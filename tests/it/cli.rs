@@ -82,6 +82,9 @@ fn the_prompt_comes_from_an_option_a_file_or_standard_input() {
     let expected = " named Neil Armstrong.";
     assert_eq!(stdout(run(generate().args(["-n", "4", "--prompt", MOON]))), expected);
     assert_eq!(stdout(run(generate().args(["-n", "4", "-f", path]))), expected);
+    std::fs::write(file.path(), format!("{MOON}\n")).expect("written");
+    assert_eq!(stdout(run(generate().args(["-n", "4", "-f", path]))), expected);
+    assert_eq!(stdout(run_with_input(generate().args(["-n", "4"]), &format!("{MOON}\n"))), expected);
     assert_eq!(stdout(run_with_input(generate().args(["-n", "4"]), MOON)), expected);
     assert_eq!(stdout(run_with_input(generate().args(["-n", "4", "-"]), MOON)), expected);
 }
@@ -116,6 +119,10 @@ fn a_conversation_from_a_pipe_has_a_turn_a_line() {
     assert!(lines.len() > 2 && lines[2..].iter().any(|line| !line.is_empty()), "{text}");
     // Without a last newline, and to the end of the input.
     assert_eq!(stdout(run_with_input(&mut chat(), CAPITAL)), "The capital of France is Paris.\n");
+    let told = run_with_input(chat().args(["-n", "4", "--verbose"]), "Hello.\nHello again.\n").stderr;
+    let told = String::from_utf8(told).expect("UTF-8");
+    let speeds: Vec<&str> = told.lines().filter(|line| line.contains(" · tg ")).collect();
+    assert!(speeds.len() == 2 && !speeds[0].contains(" known") && speeds[1].contains(" known"), "{told}");
     let (_, stderr) = failure(run_with_input(&mut chat(), "/sytsem x\n"));
     assert_snapshot!(stderr, @"note: there is no command `/sytsem`; /help lists them");
 }
@@ -246,7 +253,7 @@ fn errors_come_with_hints() {
     let (code, stderr) = failure(run(halfbyte().args(["generate", "-m", "nowhere.gguf", "text"])));
     assert_eq!(code, Some(1));
     assert_snapshot!(stderr, @"
-    error: cannot open nowhere.gguf: No such file or directory (os error 2)
+    error: cannot find nowhere.gguf: No such file or directory (os error 2)
     hint: check the path; models can also be named: `-m smollm2-135m`, `-m hf:OWNER/REPO`
     ");
     let not_gguf = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
@@ -257,7 +264,7 @@ fn errors_come_with_hints() {
     let (code, stderr) = failure(run(generate().args(["-c", "4", MOON])));
     assert_eq!(code, Some(1));
     assert_snapshot!(stderr, @"
-    error: 8 tokens do not fit the context of 4
+    error: 7 tokens and an answer do not fit the context of 4
     hint: use a larger context (`-c`) or a shorter prompt
     ");
 }
@@ -307,7 +314,35 @@ fn wrong_command_lines_are_told() {
     ");
     let (code, stderr) = failure(run(generate().arg("")));
     assert_eq!(code, Some(2));
-    assert_snapshot!(stderr, @"error: the prompt has no tokens");
+    assert_snapshot!(stderr, @"
+    error: the prompt has no tokens
+    hint: give some text to continue
+    ");
+    for (option, value) in [("--presence-penalty", "nan"), ("--frequency-penalty", "inf"), ("--temp", "NaN")] {
+        let (code, stderr) = failure(run(halfbyte().args(["generate", option, value, "text"])));
+        assert_eq!(code, Some(2));
+        assert!(stderr.contains("is not a finite number"), "{stderr}");
+    }
+}
+
+#[test]
+fn options_mean_what_they_mean_to_llama_cpp() {
+    let args = ["-ngl", "0", "-ctk", "q8_0", "-ctv", "q8_0", "-c", "0", "--top-k", "-1", "--seed", "1"];
+    let out = json(run(generate().args(["--json", "-n", "1"]).args(args).arg(MOON)));
+    assert_eq!((&out["n_ctx"], &out["n_generated"]), (&8192.into(), &1.into()));
+}
+
+#[test]
+fn what_a_context_does_to_a_text_is_told() {
+    let said = |args: &[&str]| {
+        let output = run(generate().args(args).arg(MOON));
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).expect("UTF-8")
+    };
+    assert_eq!(said(&["-c", "10"]), "note: the context is full: the text was cut (`-c` sets its size)\n");
+    let note = "note: the model was trained for contexts of 8192 tokens, not of 8193\n";
+    assert_eq!(said(&["-c", "8193", "-n", "1"]), note);
+    assert_eq!(said(&["-c", "8192", "-n", "1"]), "");
 }
 
 #[test]
@@ -336,6 +371,27 @@ fn ctrl_c_ends_after_the_token_with_code_130() {
     let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
     assert!(kill.success());
     assert_eq!(child.wait().expect("it ends").code(), Some(130));
+}
+
+/// In another place than between two steps: a prompt's can last for seconds.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_the_process_at_once_while_a_prompt_is_read() {
+    use std::time::{Duration, Instant};
+
+    let prompt = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(prompt.path(), MOON.repeat(280)).expect("written");
+    let mut command = generate();
+    // The slowest kernels, whose steps of 512 rows last longer than the test takes.
+    command.env("HALFBYTE_CPU", "reference").args(["-c", "2048", "-f"]).arg(prompt.path());
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(child.try_wait().expect("it can be asked").is_none(), "it reads its prompt");
+    let start = Instant::now();
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+    assert!(kill.success());
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
 #[cfg(unix)]
@@ -391,8 +447,8 @@ fn help_is_short_and_has_examples() {
 
     Options:
       -f, --file <FILE>     Read the text to continue from a file
-      -c, --ctx-size <N>    Context window in tokens [default: what the model was trained for, at most
-                            4096]
+      -c, --ctx-size <N>    Context window in tokens; 0 for what the model was trained for [default:
+                            that, but at most 4096]
       -n, --max-tokens <N>  Most tokens to generate; -1 for no bound but the end of the text and the
                             context window [default: 256] [alias: --n-predict]
           --stop <TEXT>     Stop before this text would be printed; may be given several times

@@ -3,6 +3,7 @@
 mod budget;
 mod commands;
 mod imatrix;
+mod output;
 mod published;
 mod quantize;
 

@@ -2,7 +2,7 @@
 
 use halfbyte::backend::compare::first_difference;
 use halfbyte::backend::cpu::{self, CpuProgram, Isa, Kernels, Options};
-use halfbyte::backend::{KvFormat, Limits, Output, Program, Row, Step, Want, Weights};
+use halfbyte::backend::{KvFormat, Limits, Output, Program, Row, Step, Ticket, Want, Weights};
 use halfbyte::graph::{Graph, Op, RopeKind};
 use halfbyte::model::Model;
 use halfbyte::quant;
@@ -311,6 +311,27 @@ fn a_row_has_the_same_bits_in_all_steps_of_a_few_and_in_all_steps_of_many_rows()
                 _ => same(&[100, 10, 20, 25, 50]),
             }
         }
+    }
+}
+
+#[test]
+fn a_step_can_be_given_up_between_any_two_ops() {
+    let model = golden::load(&common::golden("tiny/llama-f32.gguf"));
+    for (kernels, _) in all_kernels(0.0, 0.0) {
+        let rows: Vec<Row> = (0..8).map(|i| Row { token: 20 + i, pos: i, seq: 0 }).collect();
+        let step = Step { rows: &rows, pages: &[&[0]], outputs: &[7], want: Want::Logits };
+        let mut program = compile(&model, golden::limits(32, 8), kernels);
+        let expected = program.run(&step).expect("it runs");
+        let n_asked = std::cell::Cell::new(0);
+        let count = || n_asked.replace(n_asked.get() + 1) < usize::MAX;
+        let whole = program.submit_while(&step, &count).expect("it runs");
+        assert_eq!(whole, Some(Ticket::Done(expected.clone())));
+        for n in 0..n_asked.get() {
+            let left = std::cell::Cell::new(n);
+            let is_wanted = || left.replace(left.get().saturating_sub(1)) > 0;
+            assert_eq!(program.submit_while(&step, &is_wanted).expect("it is given up"), None);
+        }
+        assert_eq!(program.run(&step).expect("it runs"), expected, "{kernels}");
     }
 }
 

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use futures::executor::{block_on, block_on_stream};
 use futures::stream::StreamExt;
 use halfbyte::backend::cpu::Kernels;
-use halfbyte::backend::{Info, Limits, Output, Program, Step};
+use halfbyte::backend::{Info, Limits, Output, Program, Step, Ticket};
 use halfbyte::engine::{
     Device, Engine, EngineOptions, Finish, GenerateOptions, Loaded, SamplerOptions, Session, Token, TokenStream,
 };
@@ -291,6 +292,68 @@ fn failing(path: &Path, n_steps: usize, how: fn() -> Result<Output>) -> Engine {
     let Loaded { program, tokenizer, facts } = Loaded::open(path, &options, &mut |_, _| {}).expect("it loads");
     let program = Box::new(Failing { program, steps_left: Arc::new(n_steps.into()), how });
     Engine::start(Loaded { program, tokenizer, facts }).expect("a thread")
+}
+
+/// A real program whose first two steps last until nobody waits for them.
+struct Lasting {
+    program: Box<dyn Program>,
+    n_begun: Arc<AtomicUsize>,
+}
+
+impl Program for Lasting {
+    fn run(&mut self, step: &Step<'_>) -> Result<Output> {
+        self.program.run(step)
+    }
+    fn submit_while(&mut self, step: &Step<'_>, is_wanted: &dyn Fn() -> bool) -> Result<Option<Ticket>> {
+        if self.n_begun.fetch_add(1, Ordering::Relaxed) >= 2 {
+            return self.program.submit_while(step, is_wanted);
+        }
+        let start = Instant::now();
+        while is_wanted() {
+            assert!(start.elapsed() < Duration::from_secs(60), "somebody still waits");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(None)
+    }
+    fn tensor(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
+        self.program.tensor(name)
+    }
+    fn graph(&self) -> &Graph {
+        self.program.graph()
+    }
+    fn limits(&self) -> Limits {
+        self.program.limits()
+    }
+    fn info(&self) -> Info {
+        self.program.info()
+    }
+}
+
+#[test]
+fn a_step_that_nobody_waits_for_is_given_up() {
+    let (prompt, greedy) = tiny_golden();
+    let options = EngineOptions { max_sessions: 2, ..cpu() };
+    let Loaded { program, tokenizer, facts } =
+        Loaded::open(&golden("tiny/llama-f32.gguf"), &options, &mut |_, _| {}).expect("it loads");
+    let n_begun = Arc::new(AtomicUsize::new(0));
+    let wait_for = |n| {
+        while n_begun.load(Ordering::Relaxed) < n {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let program = Box::new(Lasting { program, n_begun: n_begun.clone() });
+    let engine = Engine::start(Loaded { program, tokenizer, facts }).expect("a thread");
+    let (mut a, mut b) = (engine.session().expect("a session"), engine.session().expect("a session"));
+    let stream = a.generate(&prompt, at_most(1));
+    wait_for(1);
+    drop(stream);
+    let mut stream = a.generate(&prompt, at_most(1));
+    wait_for(2);
+    stream.cancel();
+    assert_eq!((stream.finish(), block_on(stream.next()).is_none()), (None, true));
+    // What was given up has left nothing behind, in its own session or another.
+    assert_eq!(ids(&mut a, &prompt, at_most(greedy.len())), greedy);
+    assert_eq!(ids(&mut b, &prompt, at_most(greedy.len())), greedy);
 }
 
 /// The error at the end of a stream.

@@ -169,7 +169,7 @@ fn names_of_control_tokens_in_a_text_are_text() {
 fn save(name: &str, path: &Path) -> Windows {
     let mut model = tiny(name, 32);
     let windows = windows(&model, 32, 2);
-    let mut writer = LogitsWriter::create(path, &windows, 288).expect("a file");
+    let mut writer = LogitsWriter::create(path, [], &windows, 288).expect("a file");
     eval::perplexity(&mut *model.program, &windows, 2, Some(&mut writer), &mut |_| ()).expect("it runs");
     writer.finish().expect("it is written");
     windows

@@ -512,7 +512,7 @@ fn a_full_disk_is_told() {
     let output = limited.output().expect("there is a shell");
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("error: cannot write") && text.contains("hint: make room"), "{text}");
+    assert!(text.contains("error: cannot keep") && text.contains("hint: make room"), "{text}");
     assert!(output.stdout.is_empty());
 }
 

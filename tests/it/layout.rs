@@ -16,14 +16,15 @@ mod code;
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("cli", &["convert", "eval", "hub"]),
-    ("convert", &["engine"]),
-    ("eval", &["engine"]),
+    ("convert", &["engine", "output"]),
+    ("eval", &["engine", "output"]),
     ("engine", &["model", "backend", "chat"]),
     ("model", &["graph", "gguf"]),
     ("backend", &["graph", "quant"]),
     ("chat", &["tokenizer"]),
     ("tokenizer", &["gguf"]),
     ("hub", &["error", "file"]),
+    ("output", &["error", "file"]),
     ("graph", &["quant", "error"]),
     ("gguf", &["quant", "error", "file"]),
     // The hint to an unsupported format lists those that are supported.

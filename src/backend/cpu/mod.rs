@@ -31,7 +31,7 @@ use self::simd::kv::Cache;
 use self::threads::Pool;
 use self::values::Values;
 use crate::backend::{
-    CHOSEN, Info, KvFormat, Limits, Memory, Output, Program, Row, Step, Want, Weights, check_step, draw,
+    CHOSEN, Info, KvFormat, Limits, Memory, Output, Program, Row, Step, Ticket, Want, Weights, check_step, draw,
 };
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, ValueId, WeightRef};
@@ -268,50 +268,11 @@ fn scratch_len(graph: &Graph, limits: &Limits, isa: Option<Isa>) -> usize {
 
 impl Program for CpuProgram {
     fn run(&mut self, step: &Step<'_>) -> Result<Output> {
-        check_step(step, &self.graph, &self.limits);
-        let rows: Vec<Row> = step.rows.iter().map(|row| Row { token: self.known_token(row.token), ..*row }).collect();
-        let step = &Step { rows: &rows, ..*step };
-        self.values.begin(step);
-        for (rope, angles) in self.graph.ropes.iter().zip(&mut self.angles) {
-            for (row, angles) in step.rows.iter().zip(angles.chunks_exact_mut(rope.inv_freq.len())) {
-                ops::rope::angles(rope, row.pos, angles);
-            }
-        }
-        self.read_ahead.begin_step();
-        let groups = std::mem::take(&mut self.groups);
-        for (g, group) in groups.iter().enumerate() {
-            self.read_ahead.begin_group(g);
-            match self.graph.ops[group[0]] {
-                Op::MatMul { .. } if self.fast.is_some() => self.run_products(g, group),
-                Op::ExpertMatMul { .. } if self.fast.is_some() => self.run_experts(group),
-                Op::Attention { .. } if self.fast.is_some() => self.run_attention(group[0], step),
-                _ => self.run_op(group[0], step),
-            }
-        }
-        self.groups = groups;
-        let logits = self.values.get(self.graph.logits);
-        let mut chosen = vec![None; logits.len() / self.graph.n_vocab];
-        let each = logits.chunks_exact(self.graph.n_vocab).zip(&mut chosen);
-        match step.want {
-            Want::Nothing => return Ok(Output::Nothing),
-            Want::Logits => return Ok(Output::Logits(logits.to_vec())),
-            Want::Argmax => {
-                let n_parts = self.graph.n_vocab.div_ceil(VOCAB_PART);
-                let mut largest = vec![draw::Largest::default(); n_parts * chosen.len()];
-                let parts = logits.chunks_exact(self.graph.n_vocab).flat_map(|row| row.chunks(VOCAB_PART).enumerate());
-                self.pool.each(parts.zip(&mut largest).collect(), |((i, logits), largest)| {
-                    *largest = draw::Largest::of(logits, i * VOCAB_PART);
-                });
-                for (chosen, parts) in chosen.iter_mut().zip(largest.chunks_exact(n_parts)) {
-                    *chosen = parts.iter().copied().reduce(draw::Largest::or).and_then(draw::Largest::token);
-                }
-            }
-            Want::Draw(draws) => {
-                self.pool.each(each.zip(draws).collect(), |((logits, chosen), draw)| *chosen = draw.choose(logits));
-            }
-        }
-        self.chosen.clone_from(&chosen);
-        Ok(Output::Tokens(chosen))
+        Ok(self.run_while(step, &|| true).expect("it is wanted"))
+    }
+
+    fn submit_while(&mut self, step: &Step<'_>, is_wanted: &dyn Fn() -> bool) -> Result<Option<Ticket>> {
+        Ok(self.run_while(step, is_wanted).map(Ticket::Done))
     }
 
     fn tensor(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
@@ -349,6 +310,62 @@ impl Program for CpuProgram {
 }
 
 impl CpuProgram {
+    /// Runs a step; `None` if it was given up, since it was not wanted any more: a prompt's can last for seconds.
+    fn run_while(&mut self, step: &Step<'_>, is_wanted: &dyn Fn() -> bool) -> Option<Output> {
+        check_step(step, &self.graph, &self.limits);
+        let rows: Vec<Row> = step.rows.iter().map(|row| Row { token: self.known_token(row.token), ..*row }).collect();
+        let step = &Step { rows: &rows, ..*step };
+        self.values.begin(step);
+        for (rope, angles) in self.graph.ropes.iter().zip(&mut self.angles) {
+            for (row, angles) in step.rows.iter().zip(angles.chunks_exact_mut(rope.inv_freq.len())) {
+                ops::rope::angles(rope, row.pos, angles);
+            }
+        }
+        self.read_ahead.begin_step();
+        let groups = std::mem::take(&mut self.groups);
+        let mut is_whole = true;
+        for (g, group) in groups.iter().enumerate() {
+            is_whole = is_wanted();
+            if !is_whole {
+                break;
+            }
+            self.read_ahead.begin_group(g);
+            match self.graph.ops[group[0]] {
+                Op::MatMul { .. } if self.fast.is_some() => self.run_products(g, group),
+                Op::ExpertMatMul { .. } if self.fast.is_some() => self.run_experts(group),
+                Op::Attention { .. } if self.fast.is_some() => self.run_attention(group[0], step),
+                _ => self.run_op(group[0], step),
+            }
+        }
+        self.groups = groups;
+        if !is_whole {
+            return None;
+        }
+        let logits = self.values.get(self.graph.logits);
+        let mut chosen = vec![None; logits.len() / self.graph.n_vocab];
+        let each = logits.chunks_exact(self.graph.n_vocab).zip(&mut chosen);
+        match step.want {
+            Want::Nothing => return Some(Output::Nothing),
+            Want::Logits => return Some(Output::Logits(logits.to_vec())),
+            Want::Argmax => {
+                let n_parts = self.graph.n_vocab.div_ceil(VOCAB_PART);
+                let mut largest = vec![draw::Largest::default(); n_parts * chosen.len()];
+                let parts = logits.chunks_exact(self.graph.n_vocab).flat_map(|row| row.chunks(VOCAB_PART).enumerate());
+                self.pool.each(parts.zip(&mut largest).collect(), |((i, logits), largest)| {
+                    *largest = draw::Largest::of(logits, i * VOCAB_PART);
+                });
+                for (chosen, parts) in chosen.iter_mut().zip(largest.chunks_exact(n_parts)) {
+                    *chosen = parts.iter().copied().reduce(draw::Largest::or).and_then(draw::Largest::token);
+                }
+            }
+            Want::Draw(draws) => {
+                self.pool.each(each.zip(draws).collect(), |((logits, chosen), draw)| *chosen = draw.choose(logits));
+            }
+        }
+        self.chosen.clone_from(&chosen);
+        Some(Output::Tokens(chosen))
+    }
+
     /// The instruction set of the SIMD kernels, if they are what computes.
     fn isa(&self) -> Option<Isa> {
         self.fast.as_ref().map(|fast| fast.isa)

@@ -62,6 +62,9 @@ pub(super) fn open(folder: &Path) -> Result<Model> {
 
 fn family(config: &Object) -> Result<&'static Family> {
     let classes = config.opt_array("architectures")?.unwrap_or_default();
+    if classes.is_empty() {
+        return Err(config.bad("architectures", "the name of the model's class"));
+    }
     let mut families = classes.iter().filter_map(Json::as_str).filter_map(Family::by_class);
     families.next().ok_or_else(|| Error::UnsupportedArchitecture {
         found: classes.iter().filter_map(Json::as_str).collect::<Vec<_>>().join(", "),
@@ -74,6 +77,13 @@ fn tensors(folder: &Path) -> Result<Tensors> {
     let mut tensors = Tensors::default();
     let index_path = folder.join("model.safetensors.index.json");
     let Some(index) = Object::open(&index_path)? else {
+        if !folder.join("model.safetensors").is_file() {
+            let pickles =
+                folder.join("pytorch_model.bin").is_file() || folder.join("pytorch_model.bin.index.json").is_file();
+            let only = if pickles { ", only pickles (pytorch_model.bin), which are not read in this form" } else { "" };
+            let what = format!("it has no model.safetensors{only}");
+            return Err(Error::Source { path: folder.into(), what });
+        }
         tensors.add_safetensors(&folder.join("model.safetensors"))?;
         return Ok(tensors);
     };

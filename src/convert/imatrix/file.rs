@@ -21,17 +21,16 @@ impl Imatrix {
     /// # Errors
     /// If it is none, or has numbers that make no sense.
     pub fn read(path: &Path) -> Result<Self> {
-        let fault = |what: String| Error::Source { path: path.into(), what };
-        let no_file = || Error::Io {
+        let fault = |what: String| Error::Imatrix { path: path.into(), what };
+        let bytes = json::bytes(path)?.ok_or_else(|| Error::Io {
             action: "open",
             path: path.into(),
-            source: std::io::Error::from(std::io::ErrorKind::NotFound),
-        };
-        let bytes = json::bytes(path)?.ok_or_else(no_file)?;
+            source: std::io::Error::new(std::io::ErrorKind::NotFound, "there is no such file"),
+        })?;
         let imatrix = if bytes.starts_with(&gguf::MAGIC) {
             from_gguf(&Gguf::open(path)?)?
         } else {
-            from_older(&bytes).ok_or_else(|| fault("not an importance matrix".into()))?
+            from_older(&bytes).ok_or_else(|| fault("it is of neither kind".into()))?
         };
         for (name, entry) in &imatrix.entries {
             let mut numbers = entry.sums.iter().chain(&entry.counts);
@@ -68,7 +67,7 @@ fn from_gguf(gguf: &Gguf) -> Result<Imatrix> {
     let metadata = gguf.metadata();
     if metadata.opt_str("general.type")? != Some("imatrix") {
         let what = "it is a GGUF file, but not one of an importance matrix".into();
-        return Err(Error::Source { path: gguf.path().into(), what });
+        return Err(Error::Imatrix { path: gguf.path().into(), what });
     }
     let mut entries = BTreeMap::new();
     for tensor in gguf.tensors() {

@@ -58,16 +58,27 @@ pub fn mixes() -> impl Iterator<Item = Mix> {
 }
 
 impl Mix {
-    /// The mix with this name, whatever the case of its letters.
+    /// The mix with this name, whatever the case of its letters, or with this number of llama.cpp's.
     ///
     /// # Errors
     /// If there is none.
     pub fn by_name(name: &str) -> Result<Self> {
+        if name.eq_ignore_ascii_case("COPY") {
+            return Err(Error::Usage {
+                what: "COPY would make the same file again".into(),
+                hint: "to change a few tensors only, name what the file is and what they become: `Q4_K_M --tensor-type PATTERN=FORMAT \
+                       --allow-requantize`"
+                    .into(),
+            });
+        }
         let alias = ALIASES.iter().find(|(alias, _)| alias.eq_ignore_ascii_case(name));
         let wanted = alias.map_or(name, |(_, name)| name);
-        mixes().find(|mix| mix.name.eq_ignore_ascii_case(wanted)).ok_or_else(|| Error::Usage {
-            what: format!("there is nothing called {name} to quantize to"),
-            hint: format!("one of: {}", mixes().map(|mix| mix.name).collect::<Vec<_>>().join(", ")),
+        let number = name.parse().ok();
+        mixes().find(|mix| mix.name.eq_ignore_ascii_case(wanted) || number == Some(mix.file_type)).ok_or_else(|| {
+            Error::Usage {
+                what: format!("there is nothing called {name} to quantize to"),
+                hint: format!("one of: {}", mixes().map(|mix| mix.name).collect::<Vec<_>>().join(", ")),
+            }
         })
     }
 }

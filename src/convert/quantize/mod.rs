@@ -154,14 +154,31 @@ pub fn plan(gguf: &Gguf, options: &Options) -> Result<Plan> {
     let mut metadata = metadata(gguf, &options.mix);
     metadata.extend(options.importance.iter().flat_map(Importances::entries));
     let mut plan = Plan { metadata, tensors: Vec::with_capacity(subjects.len()), notes: Vec::new() };
-    for (tensor, format) in gguf.tensors().iter().zip(formats) {
-        plan.tensors.push(planned(gguf, tensor, format, options)?);
+    for (tensor, chosen) in gguf.tensors().iter().zip(formats) {
+        let planned = planned(gguf, tensor, chosen.map(|chosen| chosen.format), options)?;
+        plan.tensors.push(Planned { wanted: chosen.and_then(Chosen::missed), ..planned });
     }
     Ok(plan)
 }
 
 fn subject(tensor: &TensorInfo) -> Subject<'_> {
     Subject { name: &tensor.name, shape: &tensor.shape }
+}
+
+/// What a tensor gets.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chosen {
+    /// The format.
+    pub(super) format: &'static Format,
+    /// What it would be if blocks of that filled the tensor's rows.
+    wanted: &'static str,
+}
+
+impl Chosen {
+    /// What was wanted in place of the format, if it is another one.
+    pub(super) fn missed(self) -> Option<&'static str> {
+        (self.wanted != self.format.name).then_some(self.wanted)
+    }
 }
 
 /// The format that each tensor of a file with these metadata gets; `None` if it stays what it is.
@@ -172,7 +189,7 @@ pub(super) fn formats<'a>(
     get: impl Fn(&str) -> Option<&'a Value>,
     tensors: &[Subject<'a>],
     options: &Options,
-) -> Result<Vec<Option<&'static Format>>> {
+) -> Result<Vec<Option<Chosen>>> {
     let facts = Facts::new(get, tensors.iter().copied(), options.importance.is_some());
     let places = mix::places(tensors);
     tensors.iter().zip(places).map(|(tensor, place)| choose(tensor, place, options, &facts)).collect()
@@ -197,14 +214,10 @@ pub(super) fn what_it_is(mix: &Mix) -> [(String, Value); 2] {
 }
 
 /// The format that a tensor gets; `None` if it stays what it is.
-fn choose(
-    tensor: &Subject<'_>,
-    place: mix::Place,
-    options: &Options,
-    facts: &Facts,
-) -> Result<Option<&'static Format>> {
-    if let Some(chosen) = options.chosen.get(tensor.name) {
-        return format(mix::fitting(chosen.name, tensor)).map(Some);
+fn choose(tensor: &Subject<'_>, place: mix::Place, options: &Options, facts: &Facts) -> Result<Option<Chosen>> {
+    let chosen = |wanted| format(mix::fitting(wanted, tensor)).map(|format| Some(Chosen { format, wanted }));
+    if let Some(format) = options.chosen.get(tensor.name) {
+        return chosen(format.name);
     }
     if !is_quantized(tensor) || options.leave_output && place.role == Role::Output {
         return Ok(None);
@@ -214,12 +227,11 @@ fn choose(
         Role::TokenEmbd => options.token_embd,
         _ => None,
     };
-    let name = match asked {
+    chosen(match asked {
         Some(format) => format.name,
         None if options.pure => options.mix.format,
         None => mix::format_of(&options.mix, place, tensor, facts),
-    };
-    format(mix::fitting(name, tensor)).map(Some)
+    })
 }
 
 /// The tensor in `format`, or as it is.

@@ -5,12 +5,18 @@ use std::process::{Command, Output, Stdio};
 
 use super::names_in;
 use super::published::{copy, patch, replace};
-use crate::common::golden;
+use crate::common::{golden, real_model};
 
-fn halfbyte(args: &[&str]) -> Output {
+/// The program, without what the user's environment would tell it.
+pub(super) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_halfbyte"));
     command.env_remove("HALFBYTE_MODEL").env_remove("HALFBYTE_DEVICE").env("NO_COLOR", "1").stdin(Stdio::null());
-    command.args(args).output().expect("the program starts")
+    command.args(args);
+    command
+}
+
+fn halfbyte(args: &[&str]) -> Output {
+    command(args).output().expect("the program starts")
 }
 
 /// Standard output of a run that ends well, and says nothing else.
@@ -23,14 +29,29 @@ pub(super) fn stdout(args: &[&str]) -> String {
 }
 
 /// Exit code and standard error of a run that fails, and prints nothing.
-fn failure(args: &[&str]) -> (Option<i32>, String) {
+pub(super) fn failure(args: &[&str]) -> (Option<i32>, String) {
     let output = halfbyte(args);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
     (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
 }
 
-fn utf8(path: &Path) -> &str {
+pub(super) fn utf8(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
+}
+
+/// Rows of 576 are no whole blocks of 256.
+#[test]
+fn quantize_says_which_formats_did_not_fit() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (source, to) = (real_model("SmolLM2-135M-Instruct.Q4_1.gguf"), folder.path().join("out.gguf"));
+    let output = halfbyte(&["quantize", "--allow-requantize", utf8(&source), utf8(&to), "Q4_K_S", "-t", "2"]);
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(output.status.success(), "{stderr}");
+    assert!(
+        stderr.starts_with("note: ") && stderr.contains(" tensors have rows that blocks do not fill: "),
+        "{stderr}"
+    );
+    assert!(stderr.contains(" Q5_0 in place of Q4_K"), "{stderr}");
 }
 
 #[test]
@@ -38,7 +59,7 @@ fn quantize_makes_a_file_that_runs() {
     let folder = tempfile::tempdir().expect("a folder");
     let (source, to) = (golden("tiny/llama-f32.gguf"), folder.path().join("out.gguf"));
     let (source, to) = (utf8(&source), utf8(&to));
-    let said = stdout(&["quantize", source, to, "q4_k_m", "-t", "2"]);
+    let said = stdout(&["quantize", source, to, "15", "-t", "2"]);
     assert!(said.starts_with(&format!("{to}: ")) && said.contains(" bits a weight: "), "{said}");
     let tokens = |model| stdout(&["generate", "--device", "cpu", "-n", "8", "--json", "-m", model, "abc"]);
     assert!(tokens(to).contains("\"n_generated\":8"));
@@ -143,6 +164,13 @@ fn quantize_says_what_is_wrong() {
             2,
             ["no format x", "hint: formats: F32"],
         ),
+        (&["quantize", source, "out.gguf", "COPY"], 2, ["the same file again", "hint: "]),
+        (
+            &["quantize", source, "out.gguf", "Q4_0", "--imatrix", "none"],
+            1,
+            ["cannot open none", "hint: check the path"],
+        ),
+        (&["quantize", source, "out.gguf", "Q4_0", "--imatrix", source], 1, ["importance matrix", "halfbyte imatrix"]),
         (&["quantize", "none.gguf", "out.gguf", "Q4_0"], 1, ["none.gguf", "hint: "]),
     ] {
         let (found, stderr) = failure(args);

@@ -168,9 +168,9 @@ fn files_that_make_no_sense_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("imatrix.dat");
     for (bytes, what) in [
-        (b"no".to_vec(), "not an importance matrix"),
-        (older(&[1.0], i32::MAX), "not an importance matrix"),
-        (older(&[1.0], -1), "not an importance matrix"),
+        (b"no".to_vec(), "not a usable importance matrix"),
+        (older(&[1.0], i32::MAX), "not a usable importance matrix"),
+        (older(&[1.0], -1), "not a usable importance matrix"),
         (older(&[f32::NAN, 1.0], 2), "make no sense"),
         (older(&[-1.0, 1.0], 2), "make no sense"),
         (std::fs::read(golden("tiny/llama-f32.gguf")).expect("read"), "not one of an importance matrix"),

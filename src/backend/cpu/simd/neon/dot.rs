@@ -1,7 +1,6 @@
 //! Products of weight rows as they lie in the file with 16-bit activations, a block at a time.
 
 use std::arch::aarch64::*;
-use std::arch::asm;
 use std::marker::PhantomData;
 
 use super::Order;

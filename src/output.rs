@@ -25,8 +25,8 @@ const MAX_LINKS: usize = 40;
 /// If it is an input, or cannot be a file.
 pub fn check_output<'a>(target: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
     let output = Output::new(target, inputs)?;
-    let Some(folder) = output.moves.as_ref().and_then(|moves| moves.to.parent()) else { return Ok(()) };
-    match fs::metadata(if folder.as_os_str().is_empty() { Path::new(".") } else { folder }) {
+    let Some(folder) = output.moves.as_ref().and_then(|moves| folder_of(&moves.to)) else { return Ok(()) };
+    match fs::metadata(folder) {
         Ok(_) => Ok(()),
         Err(source) => Err(output.not_created(source)),
     }
@@ -152,6 +152,11 @@ fn followed(path: &Path) -> PathBuf {
     place
 }
 
+/// The folder that a file lies in.
+fn folder_of(path: &Path) -> Option<&Path> {
+    path.parent().map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
+}
+
 /// How names of unfinished files begin that are to be called `name`.
 fn prefix(name: &str) -> String {
     format!(".{name}.")
@@ -159,8 +164,7 @@ fn prefix(name: &str) -> String {
 
 /// Removes what processes left behind that were to write the file `place` and were killed.
 fn remove_abandoned(place: &Path) {
-    let (Some(name), Some(folder)) = (place.file_name(), place.parent()) else { return };
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let (Some(name), Some(folder)) = (place.file_name(), folder_of(place)) else { return };
     let prefix = prefix(&name.to_string_lossy());
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();

@@ -14,15 +14,14 @@ use crate::graph::{Activation, AttentionOptions, GraphBuilder, RopeKind, Val};
 const PATTERN: usize = 2;
 /// Positions in a window, which early files do not say.
 const WINDOW: usize = 4096;
-/// Layers of the 27B model, whose attention is scaled by another size than the head's, which files of llama.cpp's do not say.
+/// Layers of the 27B model, whose attention is scaled by another size than the head's.
 const N_LAYER_27B: usize = 46;
 
 pub(super) fn build(keys: &Keys<'_>, c: &Config, g: &GraphBuilder<'_>) -> Result<Val> {
     let windows = Windows::read(keys, c, PATTERN)?.or(WINDOW);
     let rope = g.rope(rope::scaled(keys, c, RopeKind::Neox)?);
-    let scale_len = if c.n_layer == N_LAYER_27B { c.n_embd / c.n_head } else { c.head_dim };
     let softcap = keys.opt_positive_or_zero("attn_logit_softcapping")?;
-    let scale = keys.opt_positive_or_zero("attention.scale")?.unwrap_or(1.0 / (scale_len as f32).sqrt());
+    let scale = blocks::gemma_scale(keys, c, N_LAYER_27B)?;
     let options = AttentionOptions { softcap, ..AttentionOptions::new(scale) };
 
     let mut x = g.embed("token_embd", c.n_vocab, c.n_embd, (c.n_embd as f32).sqrt()); // [T, D]

@@ -12,7 +12,7 @@ use crate::graph::{Activation, AttentionOptions, GraphBuilder, RopeKind, Val};
 
 /// Every so many layers one is global.
 const PATTERN: usize = 6;
-/// Layers of the 27B model, whose attention is scaled by another size than the head's, which files of llama.cpp's do not say.
+/// Layers of the 27B model, whose attention is scaled by another size than the head's.
 const N_LAYER_27B: usize = 62;
 
 pub(super) fn build(keys: &Keys<'_>, c: &Config, g: &GraphBuilder<'_>) -> Result<Val> {
@@ -20,8 +20,7 @@ pub(super) fn build(keys: &Keys<'_>, c: &Config, g: &GraphBuilder<'_>) -> Result
     let local_base = keys.opt_positive("rope.freq_base_swa")?.unwrap_or(10_000.0);
     let local_rope = g.rope(rope::plain(keys, c, RopeKind::Neox, local_base)?);
     let global_rope = g.rope(rope::scaled(keys, c, RopeKind::Neox)?);
-    let scale_len = if c.n_layer == N_LAYER_27B { c.n_embd / c.n_head } else { c.head_dim };
-    let scale = keys.opt_positive_or_zero("attention.scale")?.unwrap_or(1.0 / (scale_len as f32).sqrt());
+    let scale = blocks::gemma_scale(keys, c, N_LAYER_27B)?;
     let options = AttentionOptions::new(scale);
 
     let mut x = g.embed("token_embd", c.n_vocab, c.n_embd, (c.n_embd as f32).sqrt()); // [T, D]

@@ -18,7 +18,7 @@ pub(super) fn build(keys: &Keys<'_>, c: &Config, g: &GraphBuilder<'_>) -> Result
     let rope = rope::scaled(keys, c, RopeKind::Norm)?;
     let has_rope = keys.opt_bool("rope.scaling.finetuned")?.unwrap_or(true);
     let rope = g.rope(if has_rope { rope } else { rope::still(&rope) });
-    let scale = keys.opt_positive_or_zero("attention.scale")?.unwrap_or_else(|| blocks::head_scale(c));
+    let scale = blocks::attention_scale(keys, c)?;
     let options = AttentionOptions::new(scale);
     let residual = keys.opt_positive_or_zero("residual_scale")?.unwrap_or(1.0);
     let embedding = keys.opt_positive_or_zero("embedding_scale")?.unwrap_or(1.0);

@@ -14,7 +14,7 @@ use crate::graph::{Activation, AttentionOptions, Gating, GraphBuilder, RopeKind,
 pub(super) fn build(keys: &Keys<'_>, c: &Config, g: &GraphBuilder<'_>) -> Result<Val> {
     let experts = Experts::read_any(keys, c, Gating::Used)?;
     let rope = g.rope(rope::scaled(keys, c, RopeKind::Norm)?);
-    let scale = keys.opt_positive_or_zero("attention.scale")?.unwrap_or_else(|| blocks::head_scale(c));
+    let scale = blocks::attention_scale(keys, c)?;
     let options = AttentionOptions::new(scale);
 
     let mut x = g.embed("token_embd", c.n_vocab, c.n_embd, 1.0); // [T, D]

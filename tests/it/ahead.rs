@@ -9,14 +9,13 @@ use std::sync::{Arc, Mutex};
 
 use futures::executor::{block_on, block_on_stream};
 use futures::stream::StreamExt;
-use halfbyte::backend::{CHOSEN, Info, Limits, Output, Program, Step, Ticket};
+use halfbyte::backend::{CHOSEN, Output, Program, Step, Ticket};
 use halfbyte::engine::{
     Device, Engine, EngineOptions, Finish, GenerateOptions, Loaded, SamplerOptions, Session, TokenStream,
 };
-use halfbyte::graph::Graph;
 use halfbyte::{Error, Result};
 
-use crate::common::{Random, golden};
+use crate::common::{Random, as_its_program, golden};
 
 /// What a program was given.
 #[derive(Default)]
@@ -70,18 +69,7 @@ impl Program for Counted {
         assert_eq!(ticket, Ticket::Number(number), "steps are finished in order");
         Ok(output)
     }
-    fn tensor(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
-        self.program.tensor(name)
-    }
-    fn graph(&self) -> &Graph {
-        self.program.graph()
-    }
-    fn limits(&self) -> Limits {
-        self.program.limits()
-    }
-    fn info(&self) -> Info {
-        self.program.info()
-    }
+    as_its_program!();
 }
 
 fn options(device: Device) -> EngineOptions {
@@ -334,26 +322,17 @@ fn the_gpu_runs_ahead_and_says_the_same() {
     assert!(depth > 1, "nothing runs ahead");
     let ahead = Engine::start(load()).expect("a thread");
     // The same program, which has to finish each step before the next.
-    struct Alone(Box<dyn Program>);
+    struct Alone {
+        program: Box<dyn Program>,
+    }
     impl Program for Alone {
         fn run(&mut self, step: &Step<'_>) -> Result<Output> {
-            self.0.run(step)
+            self.program.run(step)
         }
-        fn tensor(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
-            self.0.tensor(name)
-        }
-        fn graph(&self) -> &Graph {
-            self.0.graph()
-        }
-        fn limits(&self) -> Limits {
-            self.0.limits()
-        }
-        fn info(&self) -> Info {
-            self.0.info()
-        }
+        as_its_program!();
     }
     let Loaded { program, tokenizer, facts } = load();
-    let alone = Engine::start(Loaded { program: Box::new(Alone(program)), tokenizer, facts }).expect("a thread");
+    let alone = Engine::start(Loaded { program: Box::new(Alone { program }), tokenizer, facts }).expect("a thread");
     for (way, options) in ways() {
         let expected = ids(alone.session().expect("a session").generate(PROMPT, options.clone()));
         let found = ids(ahead.session().expect("a session").generate(PROMPT, options));

@@ -5,6 +5,25 @@ use std::path::{Path, PathBuf};
 
 use crate::tiny;
 
+/// What a `Program` around another one, its field `program`, leaves to that.
+macro_rules! as_its_program {
+    () => {
+        fn tensor(&mut self, name: &str) -> halfbyte::Result<Option<Vec<f32>>> {
+            self.program.tensor(name)
+        }
+        fn graph(&self) -> &halfbyte::graph::Graph {
+            self.program.graph()
+        }
+        fn limits(&self) -> halfbyte::backend::Limits {
+            self.program.limits()
+        }
+        fn info(&self) -> halfbyte::backend::Info {
+            self.program.info()
+        }
+    };
+}
+pub(crate) use as_its_program;
+
 /// A file of `tests/golden`, or one that is made of what is there.
 pub(crate) fn golden(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);

@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 use futures::executor::{block_on, block_on_stream};
 use futures::stream::StreamExt;
 use halfbyte::backend::cpu::Kernels;
-use halfbyte::backend::{Info, Limits, Output, Program, Step, Ticket};
+use halfbyte::backend::{Output, Program, Step, Ticket};
 use halfbyte::engine::{
     Device, Engine, EngineOptions, Finish, GenerateOptions, Loaded, SamplerOptions, Session, Token, TokenStream,
 };
-use halfbyte::graph::Graph;
 use halfbyte::{Error, Result};
 
-use crate::common::{golden, real_model};
+use crate::common::{as_its_program, golden, real_model};
 
 /// The reference kernels: a row has the same bits in any step, so that texts can be compared.
 fn cpu() -> EngineOptions {
@@ -273,18 +272,7 @@ impl Program for Failing {
             Err(_) => (self.how)(),
         }
     }
-    fn tensor(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
-        self.program.tensor(name)
-    }
-    fn graph(&self) -> &Graph {
-        self.program.graph()
-    }
-    fn limits(&self) -> Limits {
-        self.program.limits()
-    }
-    fn info(&self) -> Info {
-        self.program.info()
-    }
+    as_its_program!();
 }
 
 fn failing(path: &Path, n_steps: usize, how: fn() -> Result<Output>) -> Engine {
@@ -315,18 +303,7 @@ impl Program for Lasting {
         }
         Ok(None)
     }
-    fn tensor(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
-        self.program.tensor(name)
-    }
-    fn graph(&self) -> &Graph {
-        self.program.graph()
-    }
-    fn limits(&self) -> Limits {
-        self.program.limits()
-    }
-    fn info(&self) -> Info {
-        self.program.info()
-    }
+    as_its_program!();
 }
 
 #[test]

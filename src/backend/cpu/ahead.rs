@@ -7,13 +7,12 @@
 use std::ops::Range;
 
 use super::simd;
+use super::simd::vector::LINE_BYTES;
 
 /// What is fetched for a thread, at most: a part of a second-level cache, and more than memory gives while a thread waits.
 pub(super) const MOST: usize = 128 * 1024;
 /// Lines between two looks for the next job.
 const LINES: usize = 4;
-/// Bytes of a line.
-const LINE: usize = 64;
 
 /// For each group of ops what each thread reads first in the next group that has products.
 #[derive(Debug, Default)]
@@ -52,9 +51,9 @@ impl Fetch<'_> {
             if self.left == 0 {
                 return;
             }
-            simd::prefetch(range.start + self.at);
-            self.at += LINE;
-            self.left = self.left.saturating_sub(LINE);
+            simd::prefetch_far(range.start + self.at);
+            self.at += LINE_BYTES;
+            self.left = self.left.saturating_sub(LINE_BYTES);
             if self.at >= range.len() {
                 (self.ranges, self.at) = (&self.ranges[1..], 0);
             }

@@ -140,7 +140,7 @@ pub fn compile(graph: &Graph, weights: &dyn Weights, limits: Limits, options: Op
     let matrix = |&i: &usize| matches!(graph.ops[i], Op::MatMul { .. }).then(|| op_weights[i].matrix().bytes.clone());
     let read_ahead = ReadAhead::new(groups.iter().map(|group| group.iter().filter_map(matrix).collect()).collect());
     let ahead = fast.as_ref().map(|fast| fast.ahead(graph, &groups, &op_weights)).unwrap_or_default();
-    let pool = Pool::with_ahead(threads, scratch_len(graph, &limits, isa), ahead).map_err(|error| Error::Usage {
+    let pool = Pool::new(threads, scratch_len(graph, &limits, isa), ahead).map_err(|error| Error::Usage {
         what: format!("cannot start {threads} threads: {error}"),
         hint: "use fewer threads (`-t`)".into(),
     })?;

@@ -94,14 +94,9 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Pool {
-    /// A pool of `threads`, the caller's own among them, each with `scratch_len` numbers of scratch.
-    #[cfg(test)]
-    pub(crate) fn new(threads: usize, scratch_len: usize) -> std::io::Result<Self> {
-        Self::with_ahead(threads, scratch_len, Ahead::default())
-    }
-
-    /// The same, whose threads fetch `ahead` while they wait.
-    pub(super) fn with_ahead(threads: usize, scratch_len: usize, ahead: Ahead) -> std::io::Result<Self> {
+    /// A pool of `threads`, the caller's own among them, each with `scratch_len` numbers of scratch, which fetch `ahead` while they
+    /// wait.
+    pub(super) fn new(threads: usize, scratch_len: usize, ahead: Ahead) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Line(AtomicU64::new(0)),
             job: UnsafeCell::new(None),
@@ -492,7 +487,7 @@ mod tests {
     #[test]
     fn every_task_runs_once_on_any_number_of_threads() {
         for threads in [1, 2, 5] {
-            let mut pool = Pool::new(threads, 3).expect("threads start");
+            let mut pool = Pool::new(threads, 3, Ahead::default()).expect("threads start");
             for n in [0, 1, 2, 100] {
                 let counts: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
                 // Often, since the races that could lose a task are rare.
@@ -510,7 +505,7 @@ mod tests {
     #[test]
     fn all_workers_wake_up_after_a_pause() {
         for threads in [2, 9] {
-            let mut pool = Pool::new(threads, 0).expect("threads start");
+            let mut pool = Pool::new(threads, 0, Ahead::default()).expect("threads start");
             for _ in 0..5 {
                 while pool.shared.sleeping.load(Ordering::SeqCst) < threads - 1 {
                     std::thread::sleep(Duration::from_millis(1));
@@ -529,7 +524,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_stays_away_comes_back_and_the_pool_goes_without_it() {
-        let pool = Pool::new(1, 0).expect("the caller's own thread");
+        let pool = Pool::new(1, 0, Ahead::default()).expect("the caller's own thread");
         let begin = Instant::now();
         pool.shared.stay_away(begin + Duration::from_millis(5));
         assert!(begin.elapsed() >= Duration::from_millis(5));
@@ -542,7 +537,7 @@ mod tests {
 
     #[test]
     fn chunks_cover_everything_and_the_last_may_be_short() {
-        let mut pool = Pool::new(3, 0).expect("threads start");
+        let mut pool = Pool::new(3, 0, Ahead::default()).expect("threads start");
         let mut data = vec![0.0; 1_000];
         pool.chunks(&mut data, 33, |i, chunk, _| {
             for (j, x) in chunk.iter_mut().enumerate() {
@@ -554,7 +549,7 @@ mod tests {
 
     #[test]
     fn columns_are_those_of_the_matrix() {
-        let mut pool = Pool::new(2, 0).expect("threads start");
+        let mut pool = Pool::new(2, 0, Ahead::default()).expect("threads start");
         let mut data = vec![0.0; 3 * 50];
         pool.columns(&mut data, 50, 7, |block, _| {
             for t in 0..3 {
@@ -566,7 +561,7 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_task_reaches_the_caller_and_the_pool_goes_on() {
-        let mut pool = Pool::new(2, 0).expect("threads start");
+        let mut pool = Pool::new(2, 0, Ahead::default()).expect("threads start");
         for _ in 0..50 {
             let result = catch_unwind(AssertUnwindSafe(|| {
                 pool.run(64, &|i, _| assert_ne!(i, 40, "task 40 fails"));

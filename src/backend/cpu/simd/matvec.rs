@@ -7,7 +7,7 @@
 
 use super::activations::{ActivationRow, Activations, BLOCK};
 use super::scales::{self, BlockScales, Scales};
-use super::vector::Vector;
+use super::vector::{Vector, prefetch};
 use crate::backend::cpu::threads::Columns;
 use crate::quant::Weight;
 
@@ -43,6 +43,18 @@ pub(super) struct WeightRow {
     pub(super) ahead: usize,
     pub(super) scales: *const f32,
     pub(super) mins: *const f32,
+}
+
+impl WeightRow {
+    /// Asks memory for what follows the `n_bytes` that are read from byte `at` on.
+    ///
+    /// # Safety
+    /// The processor has the instruction set of `V`.
+    #[inline(always)]
+    pub(super) unsafe fn prefetch<V: Vector>(self, at: usize, n_bytes: usize) {
+        // SAFETY: as the caller promises.
+        unsafe { prefetch::<V>(self.bytes.wrapping_add(self.ahead + at), n_bytes, true) };
+    }
 }
 
 /// Weight rows in a lot: a multiple of M.

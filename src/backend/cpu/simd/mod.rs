@@ -128,17 +128,17 @@ impl FromStr for Isa {
 
 /// Asks memory for the line at an address, for the second-level cache, on processors that have a way to say so.
 #[inline(always)]
-pub(super) fn prefetch(address: usize) {
-    let p = std::ptr::without_provenance::<u8>(address);
-    // SAFETY: a hint, which is ignored where there is nothing.
+pub(super) fn prefetch_far(address: usize) {
     #[cfg(target_arch = "x86_64")]
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
-    }
-    // SAFETY: as above; every processor of this kind has the instruction.
+    use self::avx2::vector::Lanes;
     #[cfg(target_arch = "aarch64")]
+    use self::neon::vector::Lanes;
+
+    let p = std::ptr::without_provenance::<u8>(address);
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    // SAFETY: an instruction that every such processor has.
     unsafe {
-        <neon::vector::Lanes as vector::Vector>::prefetch(p, false);
+        <Lanes as vector::Vector>::prefetch(p, false);
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = p;

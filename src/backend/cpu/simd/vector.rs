@@ -6,6 +6,22 @@
 /// Lanes of the widest register.
 pub(in crate::backend::cpu) const MAX_LANES: usize = 16;
 
+/// Bytes that memory gives at a time.
+pub(in crate::backend::cpu) const LINE_BYTES: usize = 64;
+
+/// Asks memory for `n_bytes` from `p` on, in the order of addresses, since that is what a processor's own prefetcher can continue.
+/// See [`Vector::prefetch`].
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
+#[inline(always)]
+pub(super) unsafe fn prefetch<V: Vector>(p: *const u8, n_bytes: usize, near: bool) {
+    for line in (0..n_bytes).step_by(LINE_BYTES) {
+        // SAFETY: as the caller promises.
+        unsafe { V::prefetch(p.wrapping_add(line), near) };
+    }
+}
+
 /// `LEN` lanes of f32, and `LEN` of 32-bit integers beside them.
 ///
 /// # Safety

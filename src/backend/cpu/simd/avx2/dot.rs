@@ -25,7 +25,9 @@ unsafe impl<F: Unpack> Dots<F> for Avx2 {
             let mut totals = [[_mm256_setzero_ps(); T]; N];
             for c in 0..n_blocks.div_ceil(CHUNK_BLOCKS) {
                 let chunk_bytes = CHUNK_BLOCKS / F::GROUP * F::GROUP_BYTES;
-                rows.iter().for_each(|&row| prefetch(row, c * chunk_bytes, chunk_bytes));
+                for row in rows {
+                    row.prefetch::<Lanes>(c * chunk_bytes, chunk_bytes);
+                }
                 let mut sums = [[_mm256_setzero_ps(); T]; N];
                 if F::GROUP == CHUNK_BLOCKS {
                     // Unrolled: shifts are by constants then.
@@ -88,15 +90,6 @@ unsafe fn add_two<F: Unpack, const N: usize, const T: usize>(
         }
     }
     sums
-}
-
-/// Asks memory for what follows the `n_bytes` of a row that are read from byte `at` on.
-#[inline(always)]
-fn prefetch(row: WeightRow, at: usize, n_bytes: usize) {
-    for line in (0..n_bytes).step_by(64) {
-        // SAFETY: a hint, which is ignored where there is nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(row.bytes.wrapping_add(row.ahead + at + line).cast()) };
-    }
 }
 
 /// Adds `scale · Σ q x` of block b; where blocks share a scale, `Σ q x`.

@@ -67,11 +67,6 @@ pub(super) struct Integers {
     pub(super) mins: __m512,
 }
 
-/// Whether sums of x are by half blocks in a format.
-pub(super) const fn by_halves<F: Unpack>() -> bool {
-    matches!(F::KEPT, Kept::Shared(_) | Kept::SharedNibbles(_))
-}
-
 /// Those of the eight blocks at `p`.
 ///
 /// # Safety

@@ -13,8 +13,10 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::formats::{BEYOND, Order, Unpack};
 use super::scales::{self, ChunkScales, Integers, chunk};
+use super::vector::Lanes;
 use crate::backend::cpu::simd::activations::{ActivationRow, Activations, BLOCK, CHUNK_BLOCKS, Line};
 use crate::backend::cpu::simd::scales::Kept;
+use crate::backend::cpu::simd::vector::prefetch;
 use crate::backend::cpu::simd::{STREAMS, avx2};
 use crate::backend::cpu::threads::Columns;
 use crate::quant::Weight;
@@ -121,7 +123,7 @@ const fn has_offsets<F: Unpack>() -> bool {
 
 /// Whether blocks share a scale, and half blocks have integers that they are multiplied with.
 const fn has_factors<F: Unpack>() -> bool {
-    matches!(F::KEPT, Kept::Head | Kept::Shared(_) | Kept::SharedNibbles(_))
+    F::SHARED || matches!(F::KEPT, Kept::Head)
 }
 
 /// Σ w x of a row, in lanes.
@@ -141,7 +143,7 @@ impl Product {
         // SAFETY: the caller has AVX-512; the row and x have that many blocks in the chunk, and sums and digits of a whole one.
         unsafe {
             let p = row.add(c * const { CHUNK_BLOCKS / F::GROUP * F::GROUP_BYTES });
-            prefetch(p, n / F::GROUP * F::GROUP_BYTES);
+            prefetch::<Lanes>(p.wrapping_add(AHEAD), n / F::GROUP * F::GROUP_BYTES, true);
             let digits = digits_of::<F>(x, c);
             let of_x = *x.scales.get_unchecked(c);
             let (sum, scale, mins) = if const { has_factors::<F>() } {
@@ -153,7 +155,7 @@ impl Product {
             };
             self.total = _mm512_fmadd_ps(sum, _mm512_set1_ps(scale), self.total);
             if const { has_offsets::<F>() } {
-                let sums = if const { scales::by_halves::<F>() } {
+                let sums = if F::SHARED {
                     _mm512_loadu_ps(x.half_sums.as_ptr().add(2 * CHUNK_BLOCKS * c))
                 } else {
                     _mm512_zextps256_ps512(_mm256_loadu_ps(x.sums.as_ptr().add(CHUNK_BLOCKS * c)))
@@ -269,13 +271,4 @@ pub(super) fn multiply_add(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i 
             options(pure, nomem, nostack, preserves_flags));
     }
     sum
-}
-
-/// Asks memory for what follows the `n_bytes` that are read from `p` on.
-#[inline(always)]
-fn prefetch(p: *const u8, n_bytes: usize) {
-    for line in (0..n_bytes).step_by(64) {
-        // SAFETY: a hint, which is ignored where there is nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + line).cast()) };
-    }
 }

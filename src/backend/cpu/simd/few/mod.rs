@@ -15,7 +15,7 @@ use bytemuck::{Pod, Zeroable};
 use super::FEW;
 use super::activations::{Activations, BLOCK, CHUNK, Line};
 use super::gemm::unpack::{Keep, Quants, Rows};
-use super::vector::Vector;
+use super::vector::{Vector, prefetch};
 use crate::backend::cpu::threads::Columns;
 use crate::quant::Weight;
 
@@ -165,14 +165,12 @@ pub(super) unsafe fn product<F: Quants, M: Multiply>(
 #[inline(always)]
 unsafe fn take_apart<F: Quants, M: Multiply>(weight: &Weight, strip: &Rows, at: usize, n: usize, chunk: &mut Chunk) {
     let group_bytes = size_of::<F>();
-    // In the order of addresses, since that is what a processor's own prefetcher can continue.
     let ahead = strip[0].wrapping_add((STRIP * weight.row_bytes()).max(FAR));
     for g in 0..n / F::LEN {
         let (group, sub, four) = (at / F::LEN + g, g * F::LEN / F::SUB_LEN, g * F::LEN / 4);
-        for line in (0..STRIP * group_bytes).step_by(64) {
-            // SAFETY: any address will do.
-            unsafe { M::Vector::prefetch(ahead.wrapping_add(group * STRIP * group_bytes + line), false) };
-        }
+        let step = STRIP * group_bytes;
+        // SAFETY: as the caller promises.
+        unsafe { prefetch::<M::Vector>(ahead.wrapping_add(group * step), step, false) };
         for v in 0..STRIP / M::Vector::LEN {
             let rows: Rows = std::array::from_fn(|i| strip[(v * M::Vector::LEN + i) % STRIP]);
             let mut to = Place::<F, M> { chunk, v, sub, four, by: PhantomData };

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::backend::cpu::simd::scales::with_block;
-use crate::backend::cpu::simd::vector::{MAX_LANES, Vector};
+use crate::backend::cpu::simd::vector::{MAX_LANES, Vector, prefetch};
 use crate::quant::Weight;
 use crate::quant::block::Half;
 use crate::quant::float::{Brain, Single};
@@ -122,15 +122,13 @@ pub(in super::super) unsafe fn unpack<V: Vector>(
 #[inline(always)]
 unsafe fn groups<V: Vector, F: Group>(weight: &Weight, rows: &Rows, k: usize, depth: usize, panel: Panel) {
     let whole = depth - depth % F::LEN;
-    // What the rows after these have in as many groups, in the order of addresses.
+    // What the rows after these have in as many groups.
     let next = rows[0].wrapping_add(V::LEN * weight.row_bytes());
     let step = V::LEN * weight.format.bytes(F::LEN.next_multiple_of(weight.format.block_len));
     for i in (0..whole).step_by(F::LEN) {
         // SAFETY: there is room for as many weights.
         unsafe {
-            for line in (0..step).step_by(64) {
-                V::prefetch(next.wrapping_add(i / F::LEN * step + line), false);
-            }
+            prefetch::<V>(next.wrapping_add(i / F::LEN * step), step, false);
             F::unpack::<V>(rows, weight.format.bytes(k + i), panel.at(i));
         }
     }

@@ -75,7 +75,9 @@ pub(super) unsafe fn chunks<F: Unpack, M: Multiply<R>, const U: usize, const T: 
         let mut totals = [[vdupq_n_f32(0.0); T]; U];
         for c in 0..n_blocks.div_ceil(CHUNK_BLOCKS) {
             let chunk_bytes = CHUNK_BLOCKS / F::GROUP * F::GROUP_BYTES;
-            units[..n].iter().flatten().for_each(|&row| prefetch(row, c * chunk_bytes, chunk_bytes));
+            for row in units[..n].iter().flatten() {
+                row.prefetch::<Lanes>(c * chunk_bytes, chunk_bytes);
+            }
             let (first, there) = (c * CHUNK_BLOCKS, CHUNK_BLOCKS.min(n_blocks - c * CHUNK_BLOCKS));
             let mut chunk =
                 Chunk { units, n, x: x_lines, first, sums: [[vdupq_n_f32(0.0); T]; U], by: PhantomData::<(F, M)> };
@@ -210,15 +212,6 @@ unsafe fn halves(line: *const Line) -> [Half; 2] {
     unsafe {
         let quarter = |i: usize| vld1q_u8(line.cast::<u8>().add(16 * i));
         [[quarter(0), quarter(1)], [quarter(2), quarter(3)]]
-    }
-}
-
-/// Asks memory for what follows the `n_bytes` of a row that are read from byte `at` on.
-#[inline(always)]
-fn prefetch(row: WeightRow, at: usize, n_bytes: usize) {
-    for line in (0..n_bytes).step_by(64) {
-        // SAFETY: a hint, which is ignored where there is nothing.
-        unsafe { Lanes::prefetch(row.bytes.wrapping_add(row.ahead + at + line), true) };
     }
 }
 

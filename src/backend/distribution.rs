@@ -59,7 +59,7 @@ impl<'a> Distribution<'a> {
     pub fn divergence(&self, log_p: &[f32], floor: f32) -> f64 {
         assert_eq!(log_p.len(), self.logits.len(), "distributions over one vocabulary");
         match Isa::best() {
-            Some(isa) => logits::divergence(isa, log_p, floor, self.logits, self.log_sum_exp as f32),
+            Some(isa) => logits::divergence(isa, log_p, floor, self.logits, self.log_sum_exp),
             None => divergence(log_p, floor, self.logits, self.log_sum_exp),
         }
     }
@@ -109,6 +109,12 @@ mod tests {
         })
     }
 
+    /// What rounding of its numbers may change a divergence by: where it does not cancel, as beneath a floor, an error e of each
+    /// difference d changes Σ p · d² / 2 by Σ p · d · e, which is no more than e · √(2 Σ p · d² / 2).
+    fn rounding(divergence: f64) -> f64 {
+        1e-5 * divergence + 1e-6 * (2.0 * divergence).sqrt() + 1e-9
+    }
+
     proptest! {
         #[test]
         fn log_sum_exp_is_that_of_f64((x, _) in rows()) {
@@ -125,7 +131,7 @@ mod tests {
                 q.divergence(&log_p, f32::NEG_INFINITY),
                 divergence(&log_p, f32::NEG_INFINITY, q.logits(), q.log_sum_exp),
             ] {
-                prop_assert!((found - expected).abs() <= 1e-5 * expected.abs() + 1e-9, "{found:e}, not {expected:e}");
+                prop_assert!((found - expected).abs() <= rounding(expected.abs()), "{found:e}, not {expected:e}");
             }
         }
 
@@ -146,9 +152,9 @@ mod tests {
             let (log_p, q) = (log_probabilities(&p), Distribution::new(&q).expect("numbers"));
             let floored: Vec<f32> = log_p.iter().map(|p| p.max(floor)).collect();
             let (least, whole) = (q.divergence(&floored, floor), q.divergence(&log_p, f32::NEG_INFINITY));
-            prop_assert!(least <= whole + 1e-5 * whole + 1e-9, "{least:e} is more than {whole:e}");
+            prop_assert!(least <= whole + rounding(whole), "{least:e} is more than {whole:e}");
             let scalar = divergence(&floored, floor, q.logits(), q.log_sum_exp);
-            prop_assert!((least - scalar).abs() <= 1e-5 * scalar + 1e-9, "{least:e}, not {scalar:e}");
+            prop_assert!((least - scalar).abs() <= rounding(scalar), "{least:e}, not {scalar:e}");
         }
     }
 

@@ -58,15 +58,17 @@ fn padded(rest: &[f32]) -> [f32; MAX_LANES] {
 }
 
 /// See [`Distribution::divergence`](crate::backend::Distribution::divergence).
-pub(in crate::backend) fn divergence(isa: Isa, log_p: &[f32], floor: f32, logits: &[f32], log_sum_exp: f32) -> f64 {
-    isa.run(Divergence { log_p, floor, logits, log_sum_exp })
+pub(in crate::backend) fn divergence(isa: Isa, log_p: &[f32], floor: f32, logits: &[f32], log_sum_exp: f64) -> f64 {
+    let nearest = log_sum_exp as f32;
+    isa.run(Divergence { log_p, floor, logits, log_sum_exp: [nearest, (log_sum_exp - f64::from(nearest)) as f32] })
 }
 
 struct Divergence<'a> {
     log_p: &'a [f32],
     floor: f32,
     logits: &'a [f32],
-    log_sum_exp: f32,
+    /// In f32, and what that lost: the difference of a likely token's logit to the first is exact.
+    log_sum_exp: [f32; 2],
 }
 
 impl Kernel for Divergence<'_> {
@@ -87,7 +89,7 @@ impl Kernel for Divergence<'_> {
 /// # Safety
 /// The processor has the instruction set of `V`.
 #[inline(always)]
-unsafe fn divergence_of_part<V: Vector>(log_p: &[f32], floor: f32, logits: &[f32], log_sum_exp: f32) -> f64 {
+unsafe fn divergence_of_part<V: Vector>(log_p: &[f32], floor: f32, logits: &[f32], log_sum_exp: [f32; 2]) -> f64 {
     // SAFETY: a chunk is a vector's worth of numbers, and the rest as the caller promises.
     unsafe {
         let (p, q) = (log_p.chunks_exact(V::LEN), logits.chunks_exact(V::LEN));
@@ -105,14 +107,14 @@ unsafe fn divergence_of_part<V: Vector>(log_p: &[f32], floor: f32, logits: &[f32
 /// # Safety
 /// The processor has the instruction set of `V`.
 #[inline(always)]
-unsafe fn term<V: Vector>(log_p: V, logit: V, floor: f32, log_sum_exp: f32) -> V {
+unsafe fn term<V: Vector>(log_p: V, logit: V, floor: f32, log_sum_exp: [f32; 2]) -> V {
     /// Where the power series is no better than the difference.
     const NEAR: f32 = 0.5;
     // SAFETY: as the caller promises.
     unsafe {
         let (zero, least) = (V::splat(0.0), V::splat(LEAST as f32));
         let (p_known, log_p) = (log_p, log_p.max(least));
-        let log_q = logit.sub(V::splat(log_sum_exp)).max(least);
+        let log_q = log_sum_exp.into_iter().fold(logit, |rest, part| rest.sub(V::splat(part))).max(least);
         let d = log_p.sub(log_q);
         let d = V::splat(floor).if_less(p_known, d, d.min(zero));
         let (p, q) = (exp(log_p), exp(log_q));

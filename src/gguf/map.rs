@@ -39,6 +39,10 @@ impl Map {
         // SAFETY: the map is private and read-only, and lives in the `Arc` that every slice of it holds. That nobody
         // cuts the file short meanwhile cannot be ensured by any program that maps files; `open` says so.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io("map"))?;
+        // What is not in memory yet is read in large pages, if the file system has them: a matrix that is read through small ones
+        // waits at each for its address. An error would mean that there are none.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Self(Arc::new(map)))
     }
 

@@ -16,13 +16,11 @@ use crate::graph::{Graph, Op, ValueId};
 
 /// Numbers of activations that one thread rounds or copies sooner than two: a microsecond or two.
 const ROUND_ALONE: usize = 2 * 1024;
-/// The shares of a thread, as parts of a whole, from the first to the last: long ones, through which memory streams, and
-/// then short ones, so that threads finish together.
-const SHARES: [usize; 4] = [2, 4, 8, 8];
+/// The part of its columns that a thread takes last, of those with few rows: in a task of its own, so that who comes first helps.
+/// The rest is one task, through which memory streams; the beginning of one costs about a microsecond.
+const LAST: usize = 8;
 /// Columns that are never divided: a few microseconds of work.
 const COLUMNS: usize = 16;
-/// Columns of a task with few rows, at least, if threads do not have less than that each: of fewer, rows are too short a read.
-const LEAST_COLUMNS: usize = 128;
 /// Tasks for each thread in a product with several rows, at least.
 const TASKS: usize = 4;
 
@@ -154,16 +152,14 @@ pub(super) fn split<'a>(graph: &Graph, group: &'a [usize]) -> (&'a [usize], Opti
     (&group[..n], group.get(n))
 }
 
-/// What each task gets of a whole: for each of the threads a share of each size.
-fn shares(threads: usize) -> impl Iterator<Item = usize> {
-    SHARES.into_iter().flat_map(move |share| std::iter::repeat_n(threads * share, threads))
-}
-
-/// The tasks of a product with few rows, whose columns have `widths`, one matrix after the other.
+/// The tasks of a product with few rows, whose columns have `widths`, one matrix after the other: a long one for each thread, then
+/// a short one for each.
 pub(super) fn one_row_tasks(widths: &[usize], threads: usize) -> Vec<Task> {
     let total: usize = widths.iter().sum();
-    let least = LEAST_COLUMNS.min(total.div_ceil(threads));
-    tasks(widths, shares(threads).map(|share| total.div_ceil(share).max(least)))
+    // To the nearest multiple.
+    let short = ((total / (threads * LAST) + COLUMNS / 2) / COLUMNS).max(1) * COLUMNS;
+    let long = total.saturating_sub(threads * short).div_ceil(threads);
+    tasks(widths, [long, short].into_iter().flat_map(|len| std::iter::repeat_n(len, threads)))
 }
 
 /// The tasks of a product with many rows.

@@ -11,10 +11,15 @@ use crate::quant::k_scales::Head;
 /// Of the blocks of a chunk, or as many as there are: zeros in the lanes of others.
 #[derive(Clone, Copy)]
 pub(super) struct ChunkScales {
-    /// Lane i: of block i.
-    pub(super) scales: __m256,
-    /// Lane i: of block i; what bytes are more than quants counts as an offset.
+    /// Lane i · [`n_lanes`]: of block i.
+    pub(super) scales: __m512,
+    /// The lane behind that where a block has two, the same one where it has one: of block i. What bytes are more than quants counts as an offset.
     pub(super) mins: __m512,
+}
+
+/// Lanes for each block of a chunk: two where it has an offset besides its scale, as they lie there.
+pub(super) const fn n_lanes<F: Unpack>() -> u32 {
+    if matches!(F::KEPT, Kept::Halves) { 2 } else { 1 }
 }
 
 /// Those of the `n` blocks from `p` on, up to a chunk.
@@ -25,35 +30,26 @@ pub(super) struct ChunkScales {
 pub(super) unsafe fn chunk<F: Unpack>(p: *const u8, n: usize) -> ChunkScales {
     // SAFETY: as the caller promises; groups of eight blocks are whole, with what `Kept` says in them.
     unsafe {
-        let none = _mm512_setzero_ps();
-        let mut chunk = match F::KEPT {
-            Kept::Half(per_scale) => {
-                let scales = _mm256_cvtph_ps(_mm256_castsi256_si128(opening::<F>(p, n)));
-                let mins = _mm256_mul_ps(scales, _mm256_set1_ps(per_scale));
-                ChunkScales { scales, mins: _mm512_zextps256_ps512(mins) }
-            }
+        let scales = match F::KEPT {
+            Kept::Half(_) => _mm256_cvtph_ps(_mm256_castsi256_si128(opening::<F>(p, n))),
             Kept::Halves => {
                 let both = _mm512_cvtph_ps(opening::<F>(p, n));
-                let mins = _mm512_extractf32x8_ps::<1>(both);
-                ChunkScales { scales: _mm512_castps512_ps256(both), mins: _mm512_zextps256_ps512(mins) }
+                return ChunkScales { scales: both, mins: both };
             }
             Kept::Power => {
                 let e = _mm256_cvtepu8_epi32(_mm256_castsi256_si128(opening::<F>(p, n)));
-                let scales = _mm256_maskz_mov_ps(((1_u32 << n) - 1) as __mmask8, powers(e));
-                ChunkScales { scales, mins: none }
+                _mm256_maskz_mov_ps(((1_u32 << n) - 1) as __mmask8, powers(e))
             }
             Kept::Sixes => {
                 let scales = _mm256_sub_ps(floats((*p.cast::<iq4_xs::Head>()).scales()), _mm256_set1_ps(32.0));
-                ChunkScales { scales: _mm256_mul_ps(halves(p)[0], scales), mins: none }
+                _mm256_mul_ps(halves(p)[0], scales)
             }
             Kept::Head | Kept::Shared(_) | Kept::SharedNibbles(_) => unreachable!("see `integers`"),
         };
-        if F::ZERO > 0 {
-            // What bytes are more than quants.
-            let zero = _mm256_mul_ps(chunk.scales, _mm256_set1_ps(-f32::from(F::ZERO)));
-            chunk.mins = _mm512_zextps256_ps512(zero);
-        }
-        chunk
+        // What bytes are more than quants counts as an offset.
+        let per_scale = if let Kept::Half(per_scale) = F::KEPT { per_scale } else { 0.0 } - f32::from(F::ZERO);
+        let mins = _mm256_mul_ps(scales, _mm256_set1_ps(per_scale));
+        ChunkScales { scales: _mm512_castps256_ps512(scales), mins: _mm512_zextps256_ps512(mins) }
     }
 }
 
@@ -138,20 +134,26 @@ unsafe fn powers(e: __m256i) -> __m256 {
     }
 }
 
-/// What the `n` blocks from `p` on open with: a byte of each, or a half of each, or a half of each and in the upper half a
-/// second one of each.
+/// What the `n` blocks from `p` on open with: a byte of each, a half of each, or two halves of each. Behind that, and where the
+/// chunk is whole, is anything.
 #[inline(always)]
 unsafe fn opening<F: Unpack>(p: *const u8, n: usize) -> __m256i {
     // SAFETY: the callers have AVX-512, and a window begins with a block that is there.
     unsafe {
         let windows = &const { Windows::new(F::GROUP_BYTES, F::KEPT) };
-        let mut bytes = _mm512_setzero_si512();
+        let window = |w: usize| p.add(w * windows.n_blocks * F::GROUP_BYTES);
+        let mut bytes = _mm512_undefined_epi32();
         for w in 0..CHUNK_BLOCKS.div_ceil(windows.n_blocks) {
-            if w * windows.n_blocks < n {
-                let mask = if n < CHUNK_BLOCKS { windows.masks[w] & windows.there[n] } else { windows.masks[w] };
-                let p = p.add(w * windows.n_blocks * F::GROUP_BYTES);
-                bytes = take(bytes, mask, &windows.bytes[w], p);
-            }
+            bytes = match n {
+                // What later windows give is put over it.
+                CHUNK_BLOCKS if w == 0 => take(bytes, !0, &windows.bytes[w], window(w)),
+                CHUNK_BLOCKS => take(bytes, windows.masks[w], &windows.bytes[w], window(w)),
+                _ if w == 0 => take(_mm512_setzero_si512(), windows.masks[w] & windows.there[n], &windows.bytes[w], p),
+                _ if w * windows.n_blocks < n => {
+                    take(bytes, windows.masks[w] & windows.there[n], &windows.bytes[w], window(w))
+                }
+                _ => bytes,
+            };
         }
         _mm512_castsi512_si256(bytes)
     }
@@ -186,7 +188,7 @@ impl Windows {
             let (window, at) = (block / n_blocks, block % n_blocks * stride);
             let mut i = 0;
             while i < n_bytes {
-                let to = if n_bytes == 1 { block } else { 2 * CHUNK_BLOCKS * (i / 2) + 2 * block + i % 2 };
+                let to = n_bytes * block + i;
                 windows.bytes[window][to] = (at + i) as u8;
                 windows.masks[window] |= 1 << to;
                 let mut n = block + 1;

@@ -12,7 +12,7 @@ use std::arch::x86_64::*;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::formats::{BEYOND, Order, Unpack};
-use super::scales::{self, ChunkScales, Integers, chunk};
+use super::scales::{self, Integers, chunk};
 use super::vector::Lanes;
 use crate::backend::cpu::simd::activations::{ActivationRow, Activations, BLOCK, CHUNK_BLOCKS, Line};
 use crate::backend::cpu::simd::scales::Kept;
@@ -102,10 +102,10 @@ unsafe fn dots<F: Unpack, const N: usize>(rows: [*const u8; N], x: ActivationRow
         let mut products = [const { Product::NONE }; N];
         let (n_whole, rest) = (x.n_blocks / CHUNK_BLOCKS, x.n_blocks % CHUNK_BLOCKS);
         for c in 0..n_whole {
-            each!(i of N => products[i].add_chunk::<F>(rows[i], x, c, CHUNK_BLOCKS));
+            add_chunk::<F, N>(&mut products, &rows, x, c, CHUNK_BLOCKS);
         }
         if F::GROUP == 1 && rest > 0 {
-            each!(i of N => products[i].add_chunk::<F>(rows[i], x, n_whole, rest));
+            add_chunk::<F, N>(&mut products, &rows, x, n_whole, rest);
         }
         let mut halves = [_mm256_setzero_ps(); N];
         for (half, Product { total, offsets }) in halves.iter_mut().zip(products) {
@@ -126,7 +126,7 @@ const fn has_factors<F: Unpack>() -> bool {
     F::SHARED || matches!(F::KEPT, Kept::Head)
 }
 
-/// Σ w x of a row, in lanes.
+/// Sums of products in lanes: of weights, and of offsets.
 #[derive(Clone, Copy)]
 struct Product {
     total: __m512,
@@ -136,33 +136,75 @@ struct Product {
 impl Product {
     // SAFETY: zeros are numbers.
     const NONE: Self = unsafe { std::mem::zeroed() };
+}
 
-    /// Adds the `n` blocks of chunk c.
-    #[inline(always)]
-    unsafe fn add_chunk<F: Unpack>(&mut self, row: *const u8, x: ActivationRow<'_>, c: usize, n: usize) {
-        // SAFETY: the caller has AVX-512; the row and x have that many blocks in the chunk, and sums and digits of a whole one.
-        unsafe {
-            let p = row.add(c * const { CHUNK_BLOCKS / F::GROUP * F::GROUP_BYTES });
-            prefetch::<Lanes>(p.wrapping_add(AHEAD), n / F::GROUP * F::GROUP_BYTES, true);
-            let digits = digits_of::<F>(x, c);
-            let of_x = *x.scales.get_unchecked(c);
-            let (sum, scale, mins) = if const { has_factors::<F>() } {
+/// Adds the `n` blocks of chunk c of each row.
+///
+/// # Safety
+/// The processor has AVX-512; the rows and x have that many blocks in the chunk, and x the sums and digits of a whole one.
+#[inline(always)]
+unsafe fn add_chunk<F: Unpack, const N: usize>(
+    products: &mut [Product; N],
+    rows: &[*const u8; N],
+    x: ActivationRow<'_>,
+    c: usize,
+    n: usize,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let at = c * const { CHUNK_BLOCKS / F::GROUP * F::GROUP_BYTES };
+        let digits = digits_of::<F>(x, c);
+        let of_x = _mm512_set1_ps(*x.scales.get_unchecked(c));
+        let sums = sums_of::<F>(x, c);
+        if const { has_factors::<F>() } {
+            each!(i of N => {
+                let p = rows[i].add(at);
+                prefetch::<Lanes>(p.wrapping_add(AHEAD), F::GROUP_BYTES, true);
                 let Integers { scale, factors, mins } = scales::integers::<F>(p);
-                (with_factors::<F>(p, digits, factors), of_x * scale, mins)
-            } else {
-                let ChunkScales { scales, mins } = chunk::<F>(p, n);
-                (with_scales::<F>(p, digits, scales, n), of_x, mins)
-            };
-            self.total = _mm512_fmadd_ps(sum, _mm512_set1_ps(scale), self.total);
-            if const { has_offsets::<F>() } {
-                let sums = if F::SHARED {
-                    _mm512_loadu_ps(x.half_sums.as_ptr().add(2 * CHUNK_BLOCKS * c))
-                } else {
-                    _mm512_zextps256_ps512(_mm256_loadu_ps(x.sums.as_ptr().add(CHUNK_BLOCKS * c)))
-                };
-                self.offsets = _mm512_fmadd_ps(mins, sums, self.offsets);
+                products[i].offsets = _mm512_fmadd_ps(mins, sums, products[i].offsets);
+                let scale = _mm512_mul_ps(of_x, _mm512_set1_ps(scale));
+                products[i].total = _mm512_fmadd_ps(with_factors::<F>(p, digits, factors), scale, products[i].total);
+            });
+        } else {
+            let mut scales = [_mm512_setzero_ps(); N];
+            each!(i of N => {
+                let p = rows[i].add(at);
+                prefetch::<Lanes>(p.wrapping_add(AHEAD), n / F::GROUP * F::GROUP_BYTES, true);
+                let chunk = chunk::<F>(p, n);
+                scales[i] = chunk.scales;
+                if const { has_offsets::<F>() } {
+                    products[i].offsets = _mm512_fmadd_ps(chunk.mins, sums, products[i].offsets);
+                }
+            });
+            let mut totals = [_mm512_setzero_ps(); N];
+            for half in 0..n.div_ceil(4) {
+                let x = Half::of(digits, half);
+                each!(i of N => {
+                    let p = rows[i].add(at);
+                    let q = F::quants(if F::GROUP == 1 { p.add(4 * half * F::GROUP_BYTES) } else { p }, half);
+                    totals[i] = x.add_products::<F>(totals[i], q, scales[i]);
+                });
             }
+            each!(i of N => products[i].total = _mm512_fmadd_ps(totals[i], of_x, products[i].total));
         }
+    }
+}
+
+/// What the offsets of chunk c are multiplied with.
+#[inline(always)]
+unsafe fn sums_of<F: Unpack>(x: ActivationRow<'_>, c: usize) -> __m512 {
+    // SAFETY: the caller has AVX-512, and x sums of whole chunks.
+    unsafe {
+        if F::SHARED {
+            return _mm512_loadu_ps(x.half_sums.as_ptr().add(2 * CHUNK_BLOCKS * c));
+        }
+        let sums = _mm512_zextps256_ps512(_mm256_loadu_ps(x.sums.as_ptr().add(CHUNK_BLOCKS * c)));
+        if const { scales::n_lanes::<F>() == 1 } {
+            return sums;
+        }
+        // Offsets are in odd lanes.
+        let index = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+        _mm512_maskz_permutexvar_ps(0b1010_1010_1010_1010, index, sums)
     }
 }
 
@@ -175,31 +217,43 @@ unsafe fn digits_of<F: Unpack>(x: ActivationRow<'_>, c: usize) -> *const Line {
     unsafe { x.digits.as_ptr().add(F::ORDER as usize * n_lines + CHUNK_BLOCKS * c) }
 }
 
-/// The sum of the `n` blocks of a chunk, each times its own scale of `scales`, which are in the lower lanes.
-#[inline(always)]
-unsafe fn with_scales<F: Unpack>(p: *const u8, digits: *const Line, scales: __m256, n: usize) -> __m512 {
-    // SAFETY: the caller has AVX-512, and the chunk's blocks and digits.
-    unsafe {
-        let scales = _mm512_castps256_ps512(scales);
-        let none = _mm512_setzero_si512();
-        let mut total = _mm512_setzero_ps();
-        for half in 0..n.div_ceil(4) {
-            let [a, b] = F::quants(if F::GROUP == 1 { p.add(4 * half * F::GROUP_BYTES) } else { p }, half);
-            let [upper_a, upper_b, lower_a, lower_b] = [0, 1, 2, 3].map(|i| digits.add(4 * half + i));
+/// The digits of half a chunk, loaded once for all rows.
+#[derive(Clone, Copy)]
+struct Half {
+    which: usize,
+    upper: [__m512i; 2],
+    lower: [__m512i; 2],
+}
+
+impl Half {
+    #[inline(always)]
+    unsafe fn of(digits: *const Line, which: usize) -> Self {
+        // SAFETY: the caller has AVX-512, and four lines for each half.
+        unsafe {
+            let [upper_a, upper_b, lower_a, lower_b] =
+                [0, 1, 2, 3].map(|i| _mm512_load_si512(digits.add(4 * which + i).cast()));
+            Self { which, upper: [upper_a, upper_b], lower: [lower_a, lower_b] }
+        }
+    }
+
+    /// `total` and the sums of the half's blocks, whose quants are `q`, each times its own of a chunk's `scales`.
+    #[inline(always)]
+    unsafe fn add_products<F: Unpack>(self, total: __m512, [a, b]: [__m512i; 2], scales: __m512) -> __m512 {
+        // SAFETY: the caller has AVX-512.
+        unsafe {
+            let Self { which, upper, lower } = self;
+            let none = _mm512_setzero_si512();
             if F::ORDER == Order::Halves {
                 // Both registers have the same blocks.
-                let upper = multiply(multiply(none, a, upper_a), b, upper_b);
-                let sum = multiply(multiply(_mm512_slli_epi32::<8>(upper), a, lower_a), b, lower_b);
-                total = add_scaled::<F>(total, sum, scales, 2 * half);
-            } else {
-                let upper = multiply(none, a, upper_a);
-                total = add_scaled::<F>(total, multiply(_mm512_slli_epi32::<8>(upper), a, lower_a), scales, 2 * half);
-                let upper = multiply(none, b, upper_b);
-                total =
-                    add_scaled::<F>(total, multiply(_mm512_slli_epi32::<8>(upper), b, lower_b), scales, 2 * half + 1);
+                let sum = multiply(multiply(none, a, upper[0]), b, upper[1]);
+                let sum = multiply(multiply(_mm512_slli_epi32::<8>(sum), a, lower[0]), b, lower[1]);
+                return add_scaled::<F>(total, sum, scales, 2 * which);
             }
+            let sum = multiply(_mm512_slli_epi32::<8>(multiply(none, a, upper[0])), a, lower[0]);
+            let total = add_scaled::<F>(total, sum, scales, 2 * which);
+            let sum = multiply(_mm512_slli_epi32::<8>(multiply(none, b, upper[1])), b, lower[1]);
+            add_scaled::<F>(total, sum, scales, 2 * which + 1)
         }
-        total
     }
 }
 
@@ -208,7 +262,7 @@ unsafe fn with_scales<F: Unpack>(p: *const u8, digits: *const Line, scales: __m2
 unsafe fn add_scaled<F: Unpack>(total: __m512, sums: __m512i, scales: __m512, register: usize) -> __m512 {
     // SAFETY: the callers have AVX-512.
     unsafe {
-        let index = &const { lanes(F::ORDER, 2) }[register];
+        let index = &const { lanes(F::ORDER, 2, scales::n_lanes::<F>()) }[register];
         let scales = _mm512_permutexvar_ps(_mm512_loadu_si512(index.as_ptr().cast()), scales);
         _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scales, total)
     }
@@ -225,32 +279,39 @@ unsafe fn with_factors<F: Unpack>(p: *const u8, digits: *const Line, factors: __
         let [mut upper, mut lower] = [none; 2];
         for half in 0..2 {
             for (which, q) in F::quants(p, half).into_iter().enumerate() {
-                let index = &const { lanes(F::ORDER, 1) }[2 * half + which];
+                let index = &const { lanes(F::ORDER, 1, 1) }[2 * half + which];
                 let factors = _mm512_permutexvar_epi32(_mm512_loadu_si512(index.as_ptr().cast()), factors);
                 let x = digits.add(4 * half + which);
-                upper = multiply_add(upper, multiply(none, q, x), factors);
-                lower = multiply_add(lower, multiply(none, q, x.add(2)), factors);
+                upper = multiply_add(upper, multiply_line(none, q, x), factors);
+                lower = multiply_add(lower, multiply_line(none, q, x.add(2)), factors);
             }
         }
         _mm512_fmadd_ps(_mm512_cvtepi32_ps(upper), _mm512_set1_ps(256.0), _mm512_cvtepi32_ps(lower))
     }
 }
 
-/// Which half block the lanes of the registers of a chunk belong to; or which block, with two halves in a `unit`.
-const fn lanes(order: Order, unit: usize) -> [[u32; 16]; 4] {
+/// Which half block the lanes of the registers of a chunk belong to, or which block, with two halves in a `unit`; times `stride`.
+const fn lanes(order: Order, unit: usize, stride: u32) -> [[u32; 16]; 4] {
     let mut units = [[0; 16]; 4];
     let mut i = 0;
     while i < 64 {
-        units[i / 16][i % 16] = (order.half_block(i / 16, i % 16 / 4) / unit) as u32;
+        units[i / 16][i % 16] = (order.half_block(i / 16, i % 16 / 4) / unit) as u32 * stride;
         i += 1;
     }
     units
 }
 
 /// `sum` and in each of its lanes the products of four bytes, of which those of weights are unsigned.
+#[inline(always)]
+unsafe fn multiply(sum: __m512i, q: __m512i, x: __m512i) -> __m512i {
+    // SAFETY: the callers have the instruction.
+    unsafe { _mm512_dpbusd_epi32(sum, q, x) }
+}
+
+/// The same for what lies in memory.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn multiply(mut sum: __m512i, q: __m512i, x: *const Line) -> __m512i {
+unsafe fn multiply_line(mut sum: __m512i, q: __m512i, x: *const Line) -> __m512i {
     // In assembly since the compiler would load what is in memory first.
     // SAFETY: the callers have a line there, and the processor the instruction.
     unsafe {

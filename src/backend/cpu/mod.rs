@@ -9,6 +9,7 @@ mod ahead;
 mod attention;
 mod experts;
 mod fast;
+mod large;
 mod multiversion;
 mod ops;
 mod readahead;

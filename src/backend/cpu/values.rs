@@ -1,5 +1,6 @@
 //! The values of a step: where each one lives. They share buffers, one after the other, unless all are to be kept.
 
+use super::large;
 use crate::backend::{Limits, Step, Want};
 use crate::graph::{Graph, Rows, Value, ValueId};
 
@@ -20,7 +21,8 @@ impl Values {
     /// has one of its own, so that all of them outlive the step.
     pub(super) fn new(graph: &Graph, groups: &[Vec<usize>], limits: &Limits, keep: bool) -> Self {
         let Plan { buffer_of, buffer_lens } = Plan::new(graph, groups, limits, keep);
-        let buffers = buffer_lens.iter().map(|&len| vec![0.0; len]).collect();
+        let buffers: Vec<Vec<f32>> = buffer_lens.iter().map(|&len| vec![0.0; len]).collect();
+        buffers.iter().for_each(|buffer| large::ask_for(buffer));
         Self { values: graph.values.clone(), buffer_of, buffers, n_rows: 0, n_outputs: 0 }
     }
 

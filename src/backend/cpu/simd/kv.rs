@@ -1,4 +1,4 @@
-//! The KV cache of the fast path: pages that are allocated when a step first writes to them, in the order in which attention
+//! The KV cache of the fast path: pages whose memory is taken when a step first writes to them, in the order in which attention
 //! reads them.
 //!
 //! A page has [`PAGE_LEN`] positions of all layers. In it each layer has for each head its keys `[Dh, PAGE_LEN]`, so that a
@@ -10,11 +10,14 @@ use half::f16;
 
 use super::Isa;
 use super::vector::{Kernel, MAX_LANES, Vector};
+use crate::backend::cpu::large;
 use crate::backend::{KvFormat, PAGE_LEN, Step};
 use crate::graph::KvShape;
 
 /// Elements that share a scale in `q8_0`.
 pub(in crate::backend::cpu) const BLOCK: usize = 32;
+/// Bytes that are allocated together, at least: memory of the system is taken only as far as it is written to.
+const SLAB_BYTES: usize = 64 << 20;
 /// Bytes behind a page that are read with its last head, whatever they are.
 const BEYOND: usize = 2 * MAX_LANES * size_of::<f32>();
 
@@ -25,8 +28,11 @@ pub(in crate::backend::cpu) struct Cache {
     /// Where each layer starts in a page, in bytes.
     starts: Vec<usize>,
     page_bytes: usize,
-    /// Words, which numbers of all formats are aligned in.
-    pages: Vec<Option<Box<[u32]>>>,
+    /// Pages that follow each other, once one of them is needed, as words, which numbers of all formats are aligned in.
+    slabs: Vec<Option<Box<[u32]>>>,
+    slab_pages: usize,
+    /// Whether anything was ever stored in a page.
+    is_used: Vec<bool>,
     /// A row of a head, before it is put where it belongs.
     halves: Vec<u16>,
 }
@@ -49,13 +55,18 @@ impl Cache {
             page_bytes += 2 * layer.n_head_kv * head_bytes(format, layer.head_dim);
             start
         });
+        let starts = starts.collect();
+        // Words, of which an odd half may be left over.
+        let page_bytes = page_bytes.next_multiple_of(size_of::<u32>());
+        let slab_pages = (SLAB_BYTES / page_bytes.max(1)).clamp(1, n_pages.max(1));
         Self {
             format,
-            starts: starts.collect(),
+            starts,
             layers: layers.to_vec(),
-            // Words, of which an odd half may be left over.
-            page_bytes: page_bytes.next_multiple_of(size_of::<u32>()),
-            pages: vec![None; n_pages],
+            page_bytes,
+            slabs: vec![None; n_pages.div_ceil(slab_pages)],
+            slab_pages,
+            is_used: vec![false; n_pages],
             halves: Vec::new(),
         }
     }
@@ -65,9 +76,9 @@ impl Cache {
         self.format
     }
 
-    /// Bytes of the pages that are allocated.
+    /// Bytes of the pages in which anything was ever stored.
     pub(in crate::backend::cpu) fn bytes(&self) -> u64 {
-        (self.pages.iter().flatten().count() * self.page_bytes) as u64
+        (self.is_used.iter().filter(|&&is_used| is_used).count() * self.page_bytes) as u64
     }
 
     /// Writes the keys and values `[T, Hkv·Dh]` of all rows of a step.
@@ -82,11 +93,18 @@ impl Cache {
         let KvShape { n_head_kv, head_dim } = self.layers[layer];
         let width = n_head_kv * head_dim;
         let bytes = head_bytes(self.format, head_dim);
+        let slab_words = (self.slab_pages * self.page_bytes + BEYOND) / size_of::<u32>();
         for ((row, k), v) in step.rows.iter().zip(k.chunks_exact(width)).zip(v.chunks_exact(width)) {
             let (page, slot) = (row.pos as usize / PAGE_LEN, row.pos as usize % PAGE_LEN);
-            let page = &mut self.pages[step.pages[row.seq as usize][page] as usize];
-            let page = page.get_or_insert_with(|| vec![0; (self.page_bytes + BEYOND) / size_of::<u32>()].into());
-            let heads = &mut bytemuck::cast_slice_mut::<u32, u8>(page)[self.starts[layer]..][..2 * n_head_kv * bytes];
+            let page = step.pages[row.seq as usize][page] as usize;
+            let slab = self.slabs[page / self.slab_pages].get_or_insert_with(|| {
+                let slab = vec![0; slab_words].into_boxed_slice();
+                large::ask_for(&slab);
+                slab
+            });
+            self.is_used[page] = true;
+            let start = page % self.slab_pages * self.page_bytes + self.starts[layer];
+            let heads = &mut bytemuck::cast_slice_mut::<u32, u8>(slab)[start..][..2 * n_head_kv * bytes];
             let (keys, values) = heads.split_at_mut(n_head_kv * bytes);
             for (bytes, numbers) in keys.chunks_exact_mut(bytes).zip(k.chunks_exact(head_dim)) {
                 store(isa, self.format, numbers, bytes, slot, |i| i * PAGE_LEN + slot, &mut self.halves);
@@ -103,9 +121,12 @@ impl Cache {
     /// If nothing was ever stored in the page.
     pub(in crate::backend::cpu) fn head(&self, layer: usize, page: u32, head_kv: usize) -> Head<'_> {
         let KvShape { n_head_kv, head_dim } = self.layers[layer];
-        let data = self.pages[page as usize].as_deref().expect("a row attends only to positions that were stored");
+        let page = page as usize;
+        assert!(self.is_used[page], "a row attends only to positions that were stored");
+        let slab = self.slabs[page / self.slab_pages].as_deref().expect("it has a page that is used");
         let bytes = head_bytes(self.format, head_dim);
-        let head = |i: usize| &bytemuck::cast_slice(data)[self.starts[layer] + i * bytes..][..bytes];
+        let start = page % self.slab_pages * self.page_bytes + self.starts[layer];
+        let head = |i: usize| &bytemuck::cast_slice(slab)[start + i * bytes..][..bytes];
         Head { format: self.format, head_dim, keys: head(head_kv), values: head(n_head_kv + head_kv) }
     }
 }

@@ -192,8 +192,38 @@ impl<'a> Scales<'a> {
                 (0..n_groups).for_each(|g| scales.add(g).write(mxfp4::power(*p.add(g * F::GROUP_BYTES))));
                 return;
             }
+            // Those of groups are for the integers in them.
+            let to_d = if matches!(F::KEPT, Kept::Head | Kept::Sixes) { halves.cast() } else { scales };
+            let to_m = if matches!(F::KEPT, Kept::Halves | Kept::Half(_)) { mins } else { of_mins };
+            let convert = |b: usize, both: V::Ints| match F::KEPT {
+                Kept::Halves | Kept::Head | Kept::SharedNibbles(_) => {
+                    let [d, m] = V::from_two_halves(both);
+                    d.store(to_d.add(b));
+                    m.store(to_m.add(b));
+                }
+                _ => {
+                    let d = V::from_half_bits(both);
+                    d.store(to_d.add(b));
+                    if let Kept::Half(per_scale) = F::KEPT
+                        && F::MINS
+                    {
+                        d.mul(V::splat(per_scale)).store(to_m.add(b));
+                    }
+                }
+            };
+            let mut done = 0;
+            // Groups that open with them have 16 bytes there. The last ones have some of those before them once more.
+            if F::GROUP == 1 && n_groups >= V::LEN {
+                while done < n_groups
+                    && let b = done.min(n_groups - V::LEN)
+                    && let Some(both) = V::spread(p.add(b * F::GROUP_BYTES), F::GROUP_BYTES)
+                {
+                    convert(b, both);
+                    done = b + V::LEN;
+                }
+            }
             // Volatile, since the compiler would rather collect them in vector registers, which costs twice as much.
-            for g in 0..n_groups {
+            for g in done..n_groups {
                 let p = p.add(g * F::GROUP_BYTES);
                 halves.add(g).write_volatile(match F::KEPT {
                     Kept::Half(_) | Kept::Power | Kept::Sixes => p.cast::<u16>().read_unaligned().into(),
@@ -202,21 +232,7 @@ impl<'a> Scales<'a> {
                     Kept::SharedNibbles(at) => p.add(at).cast::<u32>().read_unaligned(),
                 });
             }
-            for b in (0..n_groups).step_by(V::LEN) {
-                let both = V::load_ints(halves.add(b));
-                let d = V::from_half_bits(both);
-                // Those of groups are for the integers in them.
-                let to_d = if matches!(F::KEPT, Kept::Head | Kept::Sixes) { halves.cast() } else { scales };
-                let to_m = if matches!(F::KEPT, Kept::Halves | Kept::Half(_)) { mins } else { of_mins };
-                d.store(to_d.add(b));
-                match F::KEPT {
-                    Kept::Half(per_scale) if F::MINS => d.mul(V::splat(per_scale)).store(to_m.add(b)),
-                    Kept::Halves | Kept::Head | Kept::SharedNibbles(_) => {
-                        V::from_half_bits(V::shift_right(both, 16)).store(to_m.add(b));
-                    }
-                    _ => {}
-                }
-            }
+            (done..n_groups).step_by(V::LEN).for_each(|b| convert(b, V::load_ints(halves.add(b))));
             for g in 0..n_groups {
                 let (p, d) = (p.add(g * F::GROUP_BYTES), f32::from_bits(*halves.add(g)));
                 match F::KEPT {

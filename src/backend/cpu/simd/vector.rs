@@ -98,6 +98,11 @@ pub(in crate::backend::cpu) trait Vector: Copy {
             Self::load_ints(words.as_ptr())
         }
     }
+    /// The four bytes at `p` and every `stride` bytes behind it, of which 16 can be read; nothing where going through memory is better.
+    #[inline(always)]
+    unsafe fn spread(_: *const u8, _: usize) -> Option<Self::Ints> {
+        None
+    }
     /// The 16 bytes at the byte `at` of each of the first `LEN` of `rows`, as four times `LEN` integers: lane i of integer j
     /// is bytes 4j to 4j + 3 there in `rows[i]`, the first one lowest.
     unsafe fn columns(rows: &[*const u8; MAX_LANES], at: usize) -> [Self::Ints; 4];
@@ -115,6 +120,12 @@ pub(in crate::backend::cpu) trait Vector: Copy {
     unsafe fn from_ints(a: Self::Ints) -> Self;
     /// The numbers that the lower 16 bits of integers are in half precision.
     unsafe fn from_half_bits(a: Self::Ints) -> Self;
+    /// The numbers that the lower and the upper 16 bits of integers are in half precision.
+    #[inline(always)]
+    unsafe fn from_two_halves(a: Self::Ints) -> [Self; 2] {
+        // SAFETY: as the caller promises.
+        unsafe { [Self::from_half_bits(a), Self::from_half_bits(Self::shift_right(a, 16))] }
+    }
     /// The bits of integers as the numbers that they encode.
     unsafe fn from_bits(a: Self::Ints) -> Self;
     /// a - b in each byte.

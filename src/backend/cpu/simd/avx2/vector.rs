@@ -145,6 +145,17 @@ impl Vector for Lanes {
         unsafe { _mm256_loadu_si256(p.cast()) }
     }
     #[inline(always)]
+    unsafe fn spread(p: *const u8, stride: usize) -> Option<__m256i> {
+        unsafe {
+            let at = |i: usize| _mm_loadu_si128(p.add(i * stride).cast());
+            let four = |i: usize| {
+                let (a, b) = (_mm_unpacklo_epi32(at(i), at(i + 1)), _mm_unpacklo_epi32(at(i + 2), at(i + 3)));
+                _mm_unpacklo_epi64(a, b)
+            };
+            Some(_mm256_inserti128_si256::<1>(_mm256_castsi128_si256(four(0)), four(4)))
+        }
+    }
+    #[inline(always)]
     unsafe fn columns(rows: &[*const u8; MAX_LANES], at: usize) -> [__m256i; 4] {
         unsafe {
             // Row i and row i + 4 in the halves of a register, then four by four as in any transposition.
@@ -193,6 +204,19 @@ impl Vector for Lanes {
             let low = _mm256_and_si256(a, _mm256_set1_epi32(0xffff));
             let packed = _mm256_permute4x64_epi64::<0b00_00_10_00>(_mm256_packus_epi32(low, low));
             Self(_mm256_cvtph_ps(_mm256_castsi256_si128(packed)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn from_two_halves(a: __m256i) -> [Self; 2] {
+        unsafe {
+            // The lower halves of four integers, then the upper ones.
+            let sorted = _mm256_setr_epi8(
+                0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14,
+                15,
+            );
+            let halves = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_shuffle_epi8(a, sorted));
+            [_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves)]
+                .map(|half| Self(_mm256_cvtph_ps(half)))
         }
     }
     #[inline(always)]

@@ -137,6 +137,10 @@ impl Loaded {
     pub fn open(path: &Path, options: &EngineOptions, progress: Progress<'_>) -> Result<Loaded> {
         let start = Instant::now();
         let gguf = Gguf::open(path)?;
+        // Of a file that does not fit into memory pieces are read again and again: of no more than is needed then.
+        if memory::available_bytes().is_some_and(|available| gguf.n_bytes() as u64 <= available) {
+            gguf.ask_for_large_pages();
+        }
         let config = Config::from_gguf(&gguf)?;
         let limits = limits(options, config.n_ctx, config.n_vocab)?;
         let model = Model::for_context(&gguf, limits.n_ctx)?;

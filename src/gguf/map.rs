@@ -39,16 +39,20 @@ impl Map {
         // SAFETY: the map is private and read-only, and lives in the `Arc` that every slice of it holds. That nobody
         // cuts the file short meanwhile cannot be ensured by any program that maps files; `open` says so.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io("map"))?;
-        // What is not in memory yet is read in large pages, if the file system has them: a matrix that is read through small ones
-        // waits at each for its address. An error would mean that there are none.
-        #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Self(Arc::new(map)))
     }
 
     /// Its bytes, which keep it mapped.
     pub fn bytes(&self) -> SharedBytes {
         SharedBytes::new(self.0.clone())
+    }
+
+    /// Asks for large pages behind what has not been read yet, where the system and the file system have them: who goes through
+    /// many megabytes waits for fewer addresses. What is read is then read two megabytes at a time.
+    pub fn ask_for_large_pages(&self) {
+        #[cfg(target_os = "linux")]
+        // An error would mean that there are none.
+        let _ = self.0.advise(memmap2::Advice::HugePage);
     }
 
     /// Gives back the memory behind `bytes`, if they are some of this map's: they are read from the file again when they are

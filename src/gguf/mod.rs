@@ -171,6 +171,11 @@ impl Gguf {
         self.files.iter().map(|(path, _)| path.as_path())
     }
 
+    /// See [`Map::ask_for_large_pages`]: for all files.
+    pub fn ask_for_large_pages(&self) {
+        self.files.iter().for_each(|(_, map)| map.ask_for_large_pages());
+    }
+
     /// Bytes of all files together.
     pub fn n_bytes(&self) -> usize {
         self.parts.iter().map(|part| part.len()).sum()

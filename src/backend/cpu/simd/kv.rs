@@ -337,4 +337,25 @@ mod tests {
             assert_eq!(values[3 * 4..4 * 4], [most, -most, most, f16::from_f32(-0.25)], "{isa}");
         }
     }
+
+    #[test]
+    fn pages_of_different_slabs_keep_what_is_theirs() {
+        let shape = KvShape { n_head_kv: 64, head_dim: 128 };
+        let width = shape.n_head_kv * shape.head_dim;
+        let isa = Isa::ALL.into_iter().find(|isa| isa.is_available()).expect("an instruction set");
+        let mut cache = Cache::new(KvFormat::F32, &[shape], 70);
+        assert!(cache.slabs.len() > 2, "pages in three slabs");
+        let pages: [u32; 4] = [0, 31, 32, 69];
+        for (i, &page) in pages.iter().enumerate() {
+            let rows = [Row { token: 0, pos: 5, seq: 0 }];
+            let step = Step { rows: &rows, pages: &[&[page]], outputs: &[], want: Want::Nothing };
+            cache.store_step(isa, 0, &step, &vec![i as f32; width], &vec![-(i as f32); width]);
+        }
+        for (i, &page) in pages.iter().enumerate() {
+            let head = cache.head(0, page, 63);
+            let [keys, values] = [head.keys(), head.values()].map(bytemuck::cast_slice::<u8, f32>);
+            assert_eq!((keys[127 * PAGE_LEN + 5], values[5 * 128 + 127]), (i as f32, -(i as f32)), "page {page}");
+        }
+        assert_eq!(cache.bytes(), (pages.len() * 2 * 4 * width * PAGE_LEN) as u64);
+    }
 }

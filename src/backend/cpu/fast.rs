@@ -223,7 +223,10 @@ impl CpuProgram {
         if by_panel {
             packed.fill(isa, pool, x, k);
         } else if products.iter().any(|&i| simd::wants_rounded(weights[i].matrix().format)) {
-            round(isa, pool, x, k, rounded);
+            rounded.reserve(n_rows, k);
+            rounded.leave_out(simd::left_out(isa, products.iter().map(|&i| weights[i].matrix().format)));
+            let rows = x.chunks_exact(k).zip(rounded.rows_mut()).collect();
+            each(pool, x.len(), rows, |(x, row)| simd::round(isa, x, row));
         }
         let mut outs: Vec<Matrix<'_>> =
             buffers.iter_mut().zip(group).map(|(buffer, &i)| out(values, graph, buffer, i)).collect();
@@ -341,13 +344,6 @@ fn inputs(op: &Op) -> [ValueId; 2] {
 fn out<'a>(values: &Values, graph: &Graph, buffer: &'a mut [f32], i: usize) -> Matrix<'a> {
     let id = ValueId(i as u32);
     Matrix { data: &mut buffer[..values.len(id)], width: graph.value(id).width }
-}
-
-/// Rounds the rows x `[T, K]`.
-fn round(isa: Isa, pool: &mut Pool, x: &[f32], k: usize, rounded: &mut Activations) {
-    rounded.reserve(x.len() / k, k);
-    let rows = x.chunks_exact(k).zip(rounded.rows_mut()).collect();
-    each(pool, x.len(), rows, |(x, row)| simd::round(isa, x, row));
 }
 
 /// Calls `task` for each item, which have `len` numbers in all: by one thread if these are few.

@@ -12,8 +12,10 @@ pub(crate) const CHUNK: usize = 256;
 /// Blocks in a chunk.
 pub(crate) const CHUNK_BLOCKS: usize = CHUNK / BLOCK;
 
-/// Lines of digits for each chunk of a row alone: eight for each order that the kernels of AVX-512 have.
-const DIGIT_LINES: usize = if cfg!(target_arch = "x86_64") { 4 * CHUNK_BLOCKS } else { 0 };
+/// Orders of the digits that the kernels of AVX-512 have.
+pub(crate) const ORDERS: usize = if cfg!(target_arch = "x86_64") { 4 } else { 0 };
+/// Lines of digits for each chunk of a row alone.
+const DIGIT_LINES: usize = ORDERS * CHUNK_BLOCKS;
 
 /// A cache line of 16-bit numbers: a block.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +40,8 @@ pub(super) fn scale_of(max: f32) -> (f32, f32) {
 pub(crate) struct Activations {
     n_rows: usize,
     n_blocks: usize,
+    /// A bit for each order of digits that is left out.
+    left_out: u8,
     q: Vec<Line>,
     woven: Vec<Line>,
     digits: Vec<Line>,
@@ -80,6 +84,9 @@ pub(crate) struct ActivationRowMut<'a> {
     /// Whether no other row is multiplied with it.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "one order for any number of rows"))]
     pub(crate) alone: bool,
+    /// See [`Activations::leave_out`].
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "see `ORDERS`"))]
+    pub(crate) left_out: u8,
     pub(crate) q: &'a mut [Line],
     pub(crate) woven: &'a mut [Line],
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "see `DIGIT_LINES`"))]
@@ -95,6 +102,7 @@ impl ActivationRowMut<'_> {
     pub(crate) fn reborrow(&mut self) -> ActivationRowMut<'_> {
         ActivationRowMut {
             alone: self.alone,
+            left_out: self.left_out,
             q: self.q,
             woven: self.woven,
             digits: self.digits,
@@ -109,7 +117,7 @@ impl Activations {
     /// Makes room for `n_rows` rows of `k` numbers.
     pub(crate) fn reserve(&mut self, n_rows: usize, k: usize) {
         assert!(k.is_multiple_of(BLOCK), "{k} numbers are not whole blocks");
-        (self.n_rows, self.n_blocks) = (n_rows, k / BLOCK);
+        (self.n_rows, self.n_blocks, self.left_out) = (n_rows, k / BLOCK, 0);
         let n_chunks = self.n_blocks.div_ceil(CHUNK_BLOCKS);
         let grow = |len: usize, needed: usize| needed.max(len);
         self.q.resize(grow(self.q.len(), n_rows * self.n_lines()), Line([0; BLOCK]));
@@ -120,6 +128,12 @@ impl Activations {
         self.scales.resize(grow(self.scales.len(), n_rows * n_chunks), 0.0);
         self.sums.resize(grow(self.sums.len(), n_rows * n_chunks * CHUNK_BLOCKS), 0.0);
         self.half_sums.resize(2 * self.sums.len(), 0.0);
+    }
+
+    /// Of a row alone: which orders of its digits nobody will read, a bit for each. What is written is fetched from one core by
+    /// the others, and back again for the next row.
+    pub(crate) fn leave_out(&mut self, orders: u8) {
+        self.left_out = orders;
     }
 
     /// Rows that were reserved.
@@ -160,7 +174,7 @@ impl Activations {
 
     /// All rows, to be filled.
     pub(crate) fn rows_mut(&mut self) -> impl Iterator<Item = ActivationRowMut<'_>> {
-        let alone = self.n_rows == 1;
+        let (alone, left_out) = (self.n_rows == 1, self.left_out);
         let n_chunks = self.n_chunks();
         let n_lines = self.n_lines();
         let q = self.q.chunks_exact_mut(n_lines).zip(self.woven.chunks_exact_mut(n_lines));
@@ -171,6 +185,7 @@ impl Activations {
         let rows = q.zip(scales).zip(sums).take(self.n_rows);
         rows.map(move |(((q, woven), scales), (sums, half_sums))| ActivationRowMut {
             alone,
+            left_out,
             q,
             woven,
             // Of the only row.

@@ -179,6 +179,20 @@ pub(super) fn matvec_scratch_len(k: usize) -> usize {
     matvec::scratch_len(k)
 }
 
+/// The orders of digits that no product of one row with these formats reads, for [`Activations::leave_out`].
+pub(super) fn left_out<'a>(isa: Isa, formats: impl Iterator<Item = &'a Format>) -> u8 {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx => {
+            !formats.filter(|format| wants_rounded(format)).fold(0, |orders, format| orders | avx512::order(format))
+        }
+        _ => {
+            let _ = formats;
+            0
+        }
+    }
+}
+
 /// Rounds a row of x, the whole of `out`, as [`matvec`] takes it.
 pub(super) fn round(isa: Isa, x: &[f32], out: ActivationRowMut<'_>) {
     match isa {

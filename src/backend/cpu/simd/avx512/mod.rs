@@ -15,7 +15,8 @@ use self::formats::Order;
 pub(super) use self::stream::scratch_len;
 use super::activations::{ActivationRowMut, CHUNK_BLOCKS, Line};
 use super::avx2;
-use super::scales::of_blocks;
+use super::scales::{of_blocks, with_block};
+use crate::quant::Format;
 
 /// Whether this processor can run what is here.
 pub(in crate::backend::cpu) fn available() -> bool {
@@ -41,12 +42,17 @@ pub(super) fn round(x: &[f32], mut out: ActivationRowMut<'_>) {
     avx2::quantize(x, out.reborrow());
     assert!(available(), "the processor was asked before");
     // SAFETY: the processor has the features.
-    unsafe { split(out.q, out.digits) }
+    unsafe { split(out.q, out.digits, out.left_out) }
 }
 
-/// Puts the digits of a row's numbers into each of the orders of [`formats`], and zeros where a chunk is not whole.
+/// The bit of the order in which a format wants digits.
+pub(super) fn order(format: &Format) -> u8 {
+    with_block!(format, B => 1 << <B as formats::Unpack>::ORDER as u8)
+}
+
+/// Puts the digits of a row's numbers into each of the orders of [`formats`] that is not left out, and zeros where a chunk is not whole.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn split(plain: &[Line], digits: &mut [Line]) {
+fn split(plain: &[Line], digits: &mut [Line], left_out: u8) {
     let n_lines = digits.len() / Order::ALL.len();
     assert!(plain.len().next_multiple_of(CHUNK_BLOCKS) == n_lines, "lines of whole chunks");
     for (c, plain) in plain.chunks(CHUNK_BLOCKS).enumerate() {
@@ -64,7 +70,7 @@ fn split(plain: &[Line], digits: &mut [Line]) {
                 registers[i] = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b);
             }
         }
-        for order in Order::ALL {
+        for order in Order::ALL.into_iter().filter(|&order| left_out >> order as u8 & 1 == 0) {
             let lines = &mut digits[order as usize * n_lines + CHUNK_BLOCKS * c..][..CHUNK_BLOCKS];
             for (register, digit) in (0..4).flat_map(|register| [(register, 0), (register, 1)]) {
                 let ([a, b], index) = &const { sources() }[order as usize][register];

@@ -66,7 +66,12 @@ pub(super) unsafe fn product<F: Unpack>(
     assert_eq!(x.n_rows(), 1, "one row");
     let (x, bytes) = (x.row(0), &weight.bytes[..rows.end * row_bytes]);
     let copy: &mut [u8] = bytemuck::cast_slice_mut(scratch);
-    let mut store = |m: usize, sum: f32| y.set(0, m, bias.map_or(sum, |bias| sum + bias[m]));
+    let bias = bias.map(|bias| &bias[rows.clone()]);
+    let y = &mut y.row(0)[..rows.len()];
+    let mut store = |m: usize, sum: f32| {
+        let i = m - rows.start;
+        y[i] = bias.map_or(sum, |bias| sum + bias[i]);
+    };
     let row = |m: usize| bytes[m * row_bytes..].as_ptr();
     // Rows behind which what is read beyond them lies within the weight, too; the others are copied first.
     let readable = (weight.bytes.len() - BEYOND.min(weight.bytes.len())) / row_bytes;

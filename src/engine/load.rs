@@ -168,8 +168,8 @@ impl Loaded {
 }
 
 /// Threads to compute with: one per physical core that this process may use (its affinity and, in a container, its share of the
-/// processor's time are heeded), since a second one on the same core only takes its turn. Of Apple's processors only the fast
-/// cores: a slow one would hold up the others at the end of every op.
+/// processor's time are heeded), since a second one on the same core only takes its turn. Of processors with cores of two kinds, Apple's
+/// and Intel's on Linux, only the fast ones: a slow one would hold up the others at the end of every op.
 pub fn default_threads() -> usize {
     let physical = fast_cores().unwrap_or_else(num_cpus::get_physical);
     physical.min(num_cpus::get()).max(1)
@@ -188,8 +188,28 @@ fn fast_cores() -> Option<usize> {
     if failed { None } else { usize::try_from(cores).ok().filter(|&cores| cores > 0) }
 }
 
+/// Cores of the faster kind, of a processor of Intel's that has two.
+#[cfg(target_os = "linux")]
+fn fast_cores() -> Option<usize> {
+    fast_cores_in("/sys/devices".as_ref())
+}
+
+/// The same, by what the system's folder of devices says: the processors of the faster kind, some of which are one core.
+#[cfg(target_os = "linux")]
+fn fast_cores_in(devices: &Path) -> Option<usize> {
+    let read = |path: &str| std::fs::read_to_string(devices.join(path)).ok();
+    let mut cores = std::collections::HashSet::new();
+    for range in read("cpu_core/cpus")?.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        for processor in first.parse::<usize>().ok()?..=last.parse().ok()? {
+            cores.insert(read(&format!("system/cpu/cpu{processor}/topology/core_cpus_list"))?);
+        }
+    }
+    Some(cores.len()).filter(|&n| n > 0)
+}
+
 /// Nobody says which cores are fast.
-#[cfg(not(target_os = "macos"))]
+#[cfg(not(any(target_os = "macos", target_os = "linux")))]
 fn fast_cores() -> Option<usize> {
     None
 }
@@ -265,6 +285,27 @@ fn compile(model: &Model, limits: Limits, options: &EngineOptions, progress: Pro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn fast_cores_of_a_hybrid_are_counted_once() {
+        let devices = tempfile::tempdir().expect("a folder");
+        let write = |path: &str, text: &str| {
+            let path = devices.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("it is made");
+            std::fs::write(path, text).expect("it is written");
+        };
+        assert_eq!(fast_cores_in(devices.path()), None, "cores of one kind");
+        // Two fast cores with two processors each, one with one, two slow cores.
+        for (processor, core) in ["0-1", "0-1", "2-3", "2-3", "4", "5", "6"].iter().enumerate() {
+            write(&format!("system/cpu/cpu{processor}/topology/core_cpus_list"), core);
+        }
+        write("cpu_atom/cpus", "5-6\n");
+        write("cpu_core/cpus", "0-3,4\n");
+        assert_eq!(fast_cores_in(devices.path()), Some(3));
+        write("cpu_core/cpus", "0-9\n");
+        assert_eq!(fast_cores_in(devices.path()), None, "what the system does not know");
+    }
 
     #[test]
     fn compiled_pipelines_are_kept_where_the_environment_says() {

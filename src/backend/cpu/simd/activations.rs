@@ -12,10 +12,8 @@ pub(crate) const CHUNK: usize = 256;
 /// Blocks in a chunk.
 pub(crate) const CHUNK_BLOCKS: usize = CHUNK / BLOCK;
 
-/// Orders of the digits that the kernels of AVX-512 have.
-pub(crate) const ORDERS: usize = if cfg!(target_arch = "x86_64") { 4 } else { 0 };
-/// Lines of digits for each chunk of a row alone.
-const DIGIT_LINES: usize = ORDERS * CHUNK_BLOCKS;
+/// Lines of digits for each chunk of a row alone: eight for each order that the kernels of AVX-512 have.
+const DIGIT_LINES: usize = if cfg!(target_arch = "x86_64") { 4 * CHUNK_BLOCKS } else { 0 };
 
 /// A cache line of 16-bit numbers: a block.
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +83,7 @@ pub(crate) struct ActivationRowMut<'a> {
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "one order for any number of rows"))]
     pub(crate) alone: bool,
     /// See [`Activations::leave_out`].
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "see `ORDERS`"))]
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "see `DIGIT_LINES`"))]
     pub(crate) left_out: u8,
     pub(crate) q: &'a mut [Line],
     pub(crate) woven: &'a mut [Line],

@@ -16,7 +16,7 @@ use crate::graph::KvShape;
 
 /// Elements that share a scale in `q8_0`.
 pub(in crate::backend::cpu) const BLOCK: usize = 32;
-/// Bytes that are allocated together, at least: memory of the system is taken only as far as it is written to.
+/// Bytes that are allocated together, unless a page is more: the system gives memory only as far as it is written to.
 const SLAB_BYTES: usize = 64 << 20;
 /// Bytes behind a page that are read with its last head, whatever they are.
 const BEYOND: usize = 2 * MAX_LANES * size_of::<f32>();

@@ -13,7 +13,8 @@ use crate::quant::k_scales::Head;
 pub(super) struct ChunkScales {
     /// Lane i · [`n_lanes`]: of block i.
     pub(super) scales: __m512,
-    /// The lane behind that where a block has two, the same one where it has one: of block i. What bytes are more than quants counts as an offset.
+    /// The lane behind that where a block has two, the same one where it has one: of block i. What bytes are more than quants
+    /// counts as an offset.
     pub(super) mins: __m512,
 }
 
@@ -134,8 +135,8 @@ unsafe fn powers(e: __m256i) -> __m256 {
     }
 }
 
-/// What the `n` blocks from `p` on open with: a byte of each, a half of each, or two halves of each. Behind that, and where the
-/// chunk is whole, is anything.
+/// What the `n` blocks from `p` on open with: a byte of each, a half of each, or two halves of each. Behind that are zeros, or where
+/// the chunk is whole anything.
 #[inline(always)]
 unsafe fn opening<F: Unpack>(p: *const u8, n: usize) -> __m256i {
     // SAFETY: the callers have AVX-512, and a window begins with a block that is there.

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::fast::{self, Group, even_tasks_for, one_row_tasks};
+use super::fast::{self, Group, tasks_of_few, tasks_of_many};
 use super::simd::activations::Activations;
 use super::simd::{self, Input, gemm};
 use super::threads::{Columns, Matrix, Parts, Pool};
@@ -161,7 +161,7 @@ impl<'a> Mixture<'a> {
         // What is made with the first expert, then with the second, …
         let n_each = self.widths.len();
         let widths: Vec<usize> = experts.iter().flat_map(|_| &self.widths).copied().collect();
-        let tasks = one_row_tasks(&widths, self.threads);
+        let tasks = tasks_of_few(&widths, self.threads);
         pool.run(tasks.len(), &|i, scratch| {
             for (which, columns) in &tasks[i] {
                 let e = which / n_each;
@@ -181,7 +181,7 @@ impl<'a> Mixture<'a> {
         let isa = self.group.isa;
         let x = self.gather(pool, &self.slots[slots.clone()], x);
         packed.fill(isa, pool, x, self.k);
-        let tasks = even_tasks_for(isa, &self.widths, self.threads);
+        let tasks = tasks_of_many(isa, &self.widths, self.threads);
         pool.run(tasks.len(), &|i, scratch| {
             for (which, columns) in &tasks[i] {
                 self.make(*which, columns, slots, &mut |op, y| {

@@ -16,13 +16,11 @@ use crate::graph::{Graph, Op, ValueId};
 
 /// Numbers of activations that one thread rounds or copies sooner than two: a microsecond or two.
 const ROUND_ALONE: usize = 2 * 1024;
-/// The part of its columns that a thread takes last, of those with few rows: in a task of its own, so that who comes first helps.
-/// The rest is one task, through which memory streams; the beginning of one costs about a microsecond.
+/// The part of its columns that a thread takes last: in a task of its own, so that who comes first helps. The rest is one task, since
+/// each begins with a microsecond in which memory gives little; and each of many rows has all of x pass through once more.
 const LAST: usize = 8;
 /// Columns that are never divided: a few microseconds of work.
 const COLUMNS: usize = 16;
-/// Tasks for each thread in a product with several rows, at least.
-const TASKS: usize = 4;
 
 /// What the kernels keep between ops.
 pub(super) struct Fast {
@@ -42,7 +40,7 @@ pub(super) type Task = Vec<(usize, Range<usize>)>;
 
 impl Fast {
     pub(super) fn new(isa: Isa, graph: &Graph, groups: &[Vec<usize>], threads: usize) -> Self {
-        let tasks = groups.iter().map(|group| one_row_tasks(&widths(graph, group), threads));
+        let tasks = groups.iter().map(|group| tasks_of_few(&widths(graph, group), threads));
         Self {
             isa,
             rounded: Activations::default(),
@@ -152,54 +150,42 @@ pub(super) fn split<'a>(graph: &Graph, group: &'a [usize]) -> (&'a [usize], Opti
     (&group[..n], group.get(n))
 }
 
-/// The tasks of a product with few rows, whose columns have `widths`, one matrix after the other: a long one for each thread, then
-/// a short one for each.
-pub(super) fn one_row_tasks(widths: &[usize], threads: usize) -> Vec<Task> {
-    let total: usize = widths.iter().sum();
-    // To the nearest multiple.
-    let short = ((total / (threads * LAST) + COLUMNS / 2) / COLUMNS).max(1) * COLUMNS;
-    let long = total.saturating_sub(threads * short).div_ceil(threads);
-    tasks(widths, [long, short].into_iter().flat_map(|len| std::iter::repeat_n(len, threads)))
+/// The tasks of products with few rows, whose columns have `widths`.
+pub(super) fn tasks_of_few(widths: &[usize], threads: usize) -> Vec<Task> {
+    tasks(widths, COLUMNS, threads)
 }
 
-/// The tasks of a product with many rows.
-pub(super) fn even_tasks_for(isa: Isa, widths: &[usize], threads: usize) -> Vec<Task> {
-    let strip = gemm::strip(isa);
-    let n = widths.iter().map(|width| width.div_ceil(strip)).sum::<usize>();
-    // As many strips as leave each thread some tasks.
-    even_tasks(widths, strip * (n / (threads * TASKS)).max(1))
+/// The tasks of products with many rows.
+pub(super) fn tasks_of_many(isa: Isa, widths: &[usize], threads: usize) -> Vec<Task> {
+    tasks(widths, gemm::strip(isa), threads)
 }
 
-/// Cuts the columns of matrices that have `widths`, one matrix after the other, into tasks of `parts` and one of the rest.
-fn tasks(widths: &[usize], parts: impl Iterator<Item = usize>) -> Vec<Task> {
-    let total: usize = widths.iter().sum();
-    let mut tasks = Vec::new();
-    let mut start = 0;
-    for part in parts.chain(std::iter::once(total)) {
-        let end = total.min(start + part.next_multiple_of(COLUMNS));
-        let mut task = Vec::new();
-        let mut first = 0;
-        for (which, &width) in widths.iter().enumerate() {
-            let columns = start.max(first) - first..end.clamp(first, first + width) - first;
-            if columns.start < columns.end {
-                task.push((which, columns));
-            }
-            first += width;
+/// Cuts the columns of matrices that have `widths`, one matrix after the other, into tasks of whole units, the last one of a matrix being
+/// what is left: a long task for each thread, then a short one for each.
+fn tasks(widths: &[usize], unit: usize, threads: usize) -> Vec<Task> {
+    let of_matrix = |(which, &width): (usize, &usize)| {
+        (0..width).step_by(unit).map(move |start| (which, start..width.min(start + unit)))
+    };
+    let n: usize = widths.iter().map(|width| width.div_ceil(unit)).sum();
+    // To the nearest number.
+    let short = ((n + threads * LAST / 2) / (threads * LAST)).max(1);
+    let long = n.saturating_sub(threads * short).div_ceil(threads);
+    let mut lens = std::iter::repeat_n(long, threads).filter(|&long| long > 0).chain(std::iter::repeat(short));
+    let mut tasks: Vec<Task> = Vec::new();
+    let mut left = 0;
+    for (which, columns) in widths.iter().enumerate().flat_map(of_matrix) {
+        if left == 0 {
+            tasks.push(Task::new());
+            left = lens.next().unwrap_or(short);
         }
-        if !task.is_empty() {
-            tasks.push(task);
+        left -= 1;
+        let task = tasks.last_mut().expect("it was just begun");
+        match task.last_mut() {
+            Some((same, to)) if *same == which => to.end = columns.end,
+            _ => task.push((which, columns)),
         }
-        start = end;
     }
     tasks
-}
-
-/// Cuts the columns of matrices that have `widths` into tasks of `n`, none of which has columns of two matrices.
-fn even_tasks(widths: &[usize], n: usize) -> Vec<Task> {
-    let of_one = |(which, &width): (usize, &usize)| {
-        (0..width).step_by(n).map(move |start| vec![(which, start..width.min(start + n))])
-    };
-    widths.iter().enumerate().flat_map(of_one).collect()
 }
 
 impl CpuProgram {
@@ -234,7 +220,7 @@ impl CpuProgram {
         let input = Input { x, rounded };
         let of_many_rows;
         let tasks = if by_panel {
-            of_many_rows = even_tasks_for(isa, &widths(graph, group), *threads);
+            of_many_rows = tasks_of_many(isa, &widths(graph, group), *threads);
             &of_many_rows
         } else {
             &of_one_row[g]
@@ -376,8 +362,8 @@ mod tests {
     #[test]
     fn tasks_cover_each_column_once_and_shrink() {
         for widths in [vec![576], vec![576, 192, 192], vec![1], vec![1536, 1536], vec![262_144], vec![5, 3]] {
-            for threads in [1, 2, 3, 64] {
-                let tasks = one_row_tasks(&widths, threads);
+            for (threads, unit) in [1, 2, 3, 64].into_iter().flat_map(|threads| [(threads, COLUMNS), (threads, 48)]) {
+                let tasks = tasks(&widths, unit, threads);
                 let mut next: Vec<usize> = vec![0; widths.len()];
                 for (which, columns) in tasks.iter().flatten() {
                     assert_eq!(columns.start, next[*which], "{widths:?} for {threads} threads");

@@ -15,25 +15,25 @@ use crate::quant::Weight;
 
 /// Weight rows in a strip: two tiles.
 pub(in crate::backend::cpu) const STRIP: usize = 2 * TILE_ROWS;
-/// Strips whose panels are there together.
-const STRIPS: usize = 4;
 /// Weights of a row in a panel.
 const DEPTH: usize = 2048;
 /// Weights of a row that are dequantized at a time, into the first-level cache: whole blocks of all formats.
 const PIECE: usize = 256;
 /// Lines of a strip in a step: its tiles h0, h1, l0, l1.
 const STEP: usize = 4 * TILE_ROWS;
+/// Lines of the panels that are there together: half of a second-level cache, a megabyte.
+const PANELS: usize = 4 * panel_len(DEPTH);
 
 const _: () = assert!(DEPTH.is_multiple_of(PIECE) && PIECE.is_multiple_of(TILE_DEPTH) && TILE_ROWS == Lanes::LEN);
 
 /// f32s of scratch that [`multiply`] needs for rows of `k` weights.
 pub(in crate::backend::cpu) fn scratch_len(k: usize) -> usize {
     // One line more for alignment.
-    (PIECE + STRIPS * panel_len(k.min(DEPTH)) + 1) * TILE_ROWS
+    (PIECE + PANELS / panel_len(k.min(DEPTH)) * panel_len(k.min(DEPTH)) + 1) * TILE_ROWS
 }
 
 /// Lines of the panel of a strip, as many f32s as a line has from one to the next.
-fn panel_len(depth: usize) -> usize {
+const fn panel_len(depth: usize) -> usize {
     STEP * depth.div_ceil(TILE_DEPTH)
 }
 
@@ -51,8 +51,11 @@ pub(in crate::backend::cpu) fn multiply(
     let unaligned = scratch.as_ptr().align_offset(align_of::<Line>());
     let (piece, panels) = scratch[unaligned..].split_at_mut(PIECE * TILE_ROWS);
     let columns = y.range();
-    for first in columns.clone().step_by(STRIPS * STRIP) {
-        let n = STRIPS.min((columns.end - first).div_ceil(STRIP));
+    // As many strips as there is room for, but equally many each time.
+    let (n_strips, most) = (columns.len().div_ceil(STRIP), PANELS / panel_len(x.k.min(DEPTH)));
+    let strips = n_strips.div_ceil(n_strips.div_ceil(most));
+    for first in columns.clone().step_by(strips * STRIP) {
+        let n = strips.min((columns.end - first).div_ceil(STRIP));
         for k in (0..x.k).step_by(DEPTH) {
             let depth = DEPTH.min(x.k - k);
             let panels = &mut panels[..n * panel_len(depth) * TILE_ROWS];

@@ -30,15 +30,17 @@ pub(super) fn head_scale(c: &Config) -> f32 {
 
 /// What scores of attention are scaled by, if the file says it.
 pub(super) fn attention_scale(keys: &Keys<'_>, c: &Config) -> Result<f32> {
-    Ok(keys.opt_positive_or_zero("attention.scale")?.unwrap_or_else(|| head_scale(c)))
+    scale_or(keys, head_scale(c))
+}
+
+fn scale_or(keys: &Keys<'_>, usual: f32) -> Result<f32> {
+    Ok(keys.opt_positive_or_zero("attention.scale")?.unwrap_or(usual))
 }
 
 /// The same for Gemma 2 and 3, of which the 27B models, of so many layers, scale by D / H, which files of llama.cpp's do not say.
 pub(super) fn gemma_scale(keys: &Keys<'_>, c: &Config, n_layer_27b: usize) -> Result<f32> {
-    if c.n_layer == n_layer_27b && keys.opt_positive_or_zero("attention.scale")?.is_none() {
-        return Ok(1.0 / ((c.n_embd / c.n_head) as f32).sqrt());
-    }
-    attention_scale(keys, c)
+    let usual = if c.n_layer == n_layer_27b { 1.0 / ((c.n_embd / c.n_head) as f32).sqrt() } else { head_scale(c) };
+    scale_or(keys, usual)
 }
 
 /// Which layers see no more than the last positions, and how many.

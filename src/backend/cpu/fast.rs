@@ -163,9 +163,6 @@ pub(super) fn tasks_of_many(isa: Isa, widths: &[usize], threads: usize) -> Vec<T
 /// Cuts the columns of matrices that have `widths`, one matrix after the other, into tasks of whole units, the last one of a matrix being
 /// what is left: a long task for each thread, then a short one for each.
 fn tasks(widths: &[usize], unit: usize, threads: usize) -> Vec<Task> {
-    let of_matrix = |(which, &width): (usize, &usize)| {
-        (0..width).step_by(unit).map(move |start| (which, start..width.min(start + unit)))
-    };
     let n: usize = widths.iter().map(|width| width.div_ceil(unit)).sum();
     // To the nearest number.
     let short = ((n + threads * LAST / 2) / (threads * LAST)).max(1);
@@ -173,16 +170,17 @@ fn tasks(widths: &[usize], unit: usize, threads: usize) -> Vec<Task> {
     let mut lens = std::iter::repeat_n(long, threads).filter(|&long| long > 0).chain(std::iter::repeat(short));
     let mut tasks: Vec<Task> = Vec::new();
     let mut left = 0;
-    for (which, columns) in widths.iter().enumerate().flat_map(of_matrix) {
-        if left == 0 {
-            tasks.push(Task::new());
-            left = lens.next().unwrap_or(short);
-        }
-        left -= 1;
-        let task = tasks.last_mut().expect("it was just begun");
-        match task.last_mut() {
-            Some((same, to)) if *same == which => to.end = columns.end,
-            _ => task.push((which, columns)),
+    for (which, &width) in widths.iter().enumerate() {
+        let mut start = 0;
+        while start < width {
+            if left == 0 {
+                tasks.push(Task::new());
+                left = lens.next().unwrap_or(short);
+            }
+            let columns = start..width.min(start + left * unit);
+            left -= columns.len().div_ceil(unit);
+            start = columns.end;
+            tasks.last_mut().expect("it was begun").push((which, columns));
         }
     }
     tasks

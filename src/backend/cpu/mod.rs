@@ -5,11 +5,11 @@
 //! file is mapped.
 
 mod absence;
+mod advice;
 mod ahead;
 mod attention;
 mod experts;
 mod fast;
-mod large;
 mod multiversion;
 mod ops;
 mod readahead;
@@ -412,11 +412,7 @@ impl CpuProgram {
                 let (x, kind, n_pairs) = (values.get(*x), graph.ropes[*rope].kind, graph.ropes[*rope].inv_freq.len());
                 let angles = &angles[*rope];
                 pool.chunks(out, width, |t, out, _| {
-                    let (angles, x) = (&angles[t * n_pairs..][..n_pairs], &x[t * width..][..width]);
-                    match isa {
-                        Some(isa) => elementwise::rope(isa, kind, angles, x, *head_dim, out),
-                        None => ops::rope::rope(kind, angles, x, *head_dim, out),
-                    }
+                    ops::rope::rope(kind, &angles[t * n_pairs..][..n_pairs], &x[t * width..][..width], *head_dim, out);
                 });
             }
             Op::StoreKv { layer, k, v } => match (kv, isa) {

@@ -5,6 +5,7 @@
 //! (it had major faults), the next one asks for weights [`AHEAD_BYTES`] before it comes to them. Where the file is in memory
 //! nothing is asked, since asking takes time, too.
 
+use super::advice::will_need;
 use crate::quant::SharedBytes;
 
 /// How far ahead: a quarter of a second at a gigabyte per second, and little beside what is cached.
@@ -74,20 +75,6 @@ fn major_faults() -> u64 {
 fn major_faults() -> u64 {
     0
 }
-
-/// Tells the system that bytes of a mapped file will be read.
-#[cfg(unix)]
-fn will_need(bytes: &[u8]) {
-    /// Pages of all systems begin at multiples of this; where they are larger, the hint is not taken.
-    const PAGE: usize = 4096;
-    let start = bytes.as_ptr() as usize & !(PAGE - 1);
-    let len = bytes.as_ptr() as usize + bytes.len() - start;
-    // SAFETY: a hint, which changes nothing that is in memory.
-    unsafe { libc::madvise(start as *mut libc::c_void, len, libc::MADV_WILLNEED) };
-}
-
-#[cfg(not(unix))]
-fn will_need(_: &[u8]) {}
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! The values of a step: where each one lives. They share buffers, one after the other, unless all are to be kept.
 
-use super::large;
+use super::advice::want_large_pages;
 use crate::backend::{Limits, Step, Want};
 use crate::graph::{Graph, Rows, Value, ValueId};
 
@@ -22,7 +22,7 @@ impl Values {
     pub(super) fn new(graph: &Graph, groups: &[Vec<usize>], limits: &Limits, keep: bool) -> Self {
         let Plan { buffer_of, buffer_lens } = Plan::new(graph, groups, limits, keep);
         let buffers: Vec<Vec<f32>> = buffer_lens.iter().map(|&len| vec![0.0; len]).collect();
-        buffers.iter().for_each(|buffer| large::ask_for(buffer));
+        buffers.iter().for_each(|buffer| want_large_pages(buffer));
         Self { values: graph.values.clone(), buffer_of, buffers, n_rows: 0, n_outputs: 0 }
     }
 

@@ -120,7 +120,7 @@ fn all_parts(folder: &Path, parts: &[Tensors], sizes: Sizes) -> Result<()> {
     }
     let name = "layers.0.attention.wq.weight";
     let Some(&slice) = parts[0].get(name).and_then(|tensor| tensor.shape.first()) else { return Ok(()) };
-    let (n_rows, found) = (sizes.n_head * sizes.head_dim, slice * parts.len());
+    let (n_rows, found) = (sizes.n_head as usize * sizes.head_dim as usize, slice * parts.len());
     match n_rows > found {
         true => Err(incomplete(
             folder,
@@ -139,8 +139,8 @@ fn notes(params: &Object) -> Result<Vec<String>> {
 /// Sizes of attention.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
-    n_head: usize,
-    head_dim: usize,
+    n_head: u32,
+    head_dim: u32,
 }
 
 impl Sizes {
@@ -150,7 +150,7 @@ impl Sizes {
             Some(_) => params.count("head_dim")?,
             None => params.count("dim")? / n_head,
         };
-        Ok(Self { n_head: n_head as usize, head_dim: head_dim as usize })
+        Ok(Self { n_head, head_dim })
     }
 }
 
@@ -162,8 +162,7 @@ fn tokenizer(folder: &Path) -> PathBuf {
 }
 
 fn keys(params: &Object, sizes: Sizes, n_vocab: usize, n_ff: usize) -> Result<Vec<(String, Value)>> {
-    let (n_embd, n_head) = (params.count("dim")?, params.count("n_heads")?);
-    let head_dim = sizes.head_dim as u32;
+    let (n_embd, Sizes { n_head, head_dim }) = (params.count("dim")?, sizes);
     let eps = params
         .opt_f32("norm_eps")?
         .filter(|&eps| eps > 0.0)
@@ -187,7 +186,7 @@ fn keys(params: &Object, sizes: Sizes, n_vocab: usize, n_ff: usize) -> Result<Ve
         ("attention.head_count_kv", params.opt_count("n_kv_heads")?.unwrap_or(n_head).into()),
         ("attention.layer_norm_rms_epsilon", eps.into()),
     ];
-    if sizes.head_dim * sizes.n_head != n_embd as usize {
+    if head_dim.checked_mul(n_head) != Some(n_embd) {
         keys.extend([("attention.key_length", head_dim.into()), ("attention.value_length", head_dim.into())]);
     }
     keys.extend(base.map(|base| ("rope.freq_base", base.into())));

@@ -3,8 +3,7 @@
 use super::Isa;
 use super::math::{sigmoid, tanh};
 use super::vector::{Kernel, Vector};
-use crate::backend::cpu::ops;
-use crate::graph::{Activation, RopeKind};
+use crate::graph::Activation;
 
 /// Calls `$each` with vectors of `$from`, and with what is left, and stores what it gives in `$to`.
 macro_rules! each {
@@ -101,36 +100,6 @@ impl Kernel for Softcap<'_> {
     unsafe fn run<V: Vector>(self) {
         let Self { cap, x, out } = self;
         each!(V, out, [x], |x| V::splat(cap).mul(tanh(x.div(V::splat(cap)))));
-    }
-}
-
-/// See [`ops::rope::rope`]: the same, in registers that are as wide as there are.
-pub(in crate::backend::cpu) fn rope(
-    isa: Isa,
-    kind: RopeKind,
-    angles: &[[f32; 2]],
-    x: &[f32],
-    head_dim: usize,
-    out: &mut [f32],
-) {
-    isa.run(Turn { kind, angles, x, head_dim, out });
-}
-
-struct Turn<'a> {
-    kind: RopeKind,
-    angles: &'a [[f32; 2]],
-    x: &'a [f32],
-    head_dim: usize,
-    out: &'a mut [f32],
-}
-
-impl Kernel for Turn<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
-        let Self { kind, angles, x, head_dim, out } = self;
-        ops::rope::rope(kind, angles, x, head_dim, out);
     }
 }
 

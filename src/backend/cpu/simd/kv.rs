@@ -10,7 +10,7 @@ use half::f16;
 
 use super::Isa;
 use super::vector::{Kernel, MAX_LANES, Vector};
-use crate::backend::cpu::large;
+use crate::backend::cpu::advice::want_large_pages;
 use crate::backend::{KvFormat, PAGE_LEN, Step};
 use crate::graph::KvShape;
 
@@ -81,6 +81,11 @@ impl Cache {
         (self.is_used.iter().filter(|&&is_used| is_used).count() * self.page_bytes) as u64
     }
 
+    /// The slab that a page is in, and the byte of it where a layer starts there.
+    fn place(&self, layer: usize, page: usize) -> (usize, usize) {
+        (page / self.slab_pages, page % self.slab_pages * self.page_bytes + self.starts[layer])
+    }
+
     /// Writes the keys and values `[T, Hkv·Dh]` of all rows of a step.
     pub(in crate::backend::cpu) fn store_step(
         &mut self,
@@ -97,13 +102,13 @@ impl Cache {
         for ((row, k), v) in step.rows.iter().zip(k.chunks_exact(width)).zip(v.chunks_exact(width)) {
             let (page, slot) = (row.pos as usize / PAGE_LEN, row.pos as usize % PAGE_LEN);
             let page = step.pages[row.seq as usize][page] as usize;
-            let slab = self.slabs[page / self.slab_pages].get_or_insert_with(|| {
+            let (slab, start) = self.place(layer, page);
+            let slab = self.slabs[slab].get_or_insert_with(|| {
                 let slab = vec![0; slab_words].into_boxed_slice();
-                large::ask_for(&slab);
+                want_large_pages(&slab);
                 slab
             });
             self.is_used[page] = true;
-            let start = page % self.slab_pages * self.page_bytes + self.starts[layer];
             let heads = &mut bytemuck::cast_slice_mut::<u32, u8>(slab)[start..][..2 * n_head_kv * bytes];
             let (keys, values) = heads.split_at_mut(n_head_kv * bytes);
             for (bytes, numbers) in keys.chunks_exact_mut(bytes).zip(k.chunks_exact(head_dim)) {
@@ -123,9 +128,9 @@ impl Cache {
         let KvShape { n_head_kv, head_dim } = self.layers[layer];
         let page = page as usize;
         assert!(self.is_used[page], "a row attends only to positions that were stored");
-        let slab = self.slabs[page / self.slab_pages].as_deref().expect("it has a page that is used");
+        let (slab, start) = self.place(layer, page);
+        let slab = self.slabs[slab].as_deref().expect("it has a page that is used");
         let bytes = head_bytes(self.format, head_dim);
-        let start = page % self.slab_pages * self.page_bytes + self.starts[layer];
         let head = |i: usize| &bytemuck::cast_slice(slab)[start + i * bytes..][..bytes];
         Head { format: self.format, head_dim, keys: head(head_kv), values: head(n_head_kv + head_kv) }
     }

@@ -250,14 +250,17 @@ impl Half {
             let none = _mm512_setzero_si512();
             if F::ORDER == Order::Halves {
                 // Both registers have the same blocks.
-                let sum = multiply(multiply(none, a, upper[0]), b, upper[1]);
-                let sum = multiply(multiply(_mm512_slli_epi32::<8>(sum), a, lower[0]), b, lower[1]);
+                let sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(none, a, upper[0]), b, upper[1]);
+                let sum = _mm512_slli_epi32::<8>(sum);
+                let sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, a, lower[0]), b, lower[1]);
                 return add_scaled::<F>(total, sum, scales, 2 * which);
             }
-            let sum = multiply(_mm512_slli_epi32::<8>(multiply(none, a, upper[0])), a, lower[0]);
-            let total = add_scaled::<F>(total, sum, scales, 2 * which);
-            let sum = multiply(_mm512_slli_epi32::<8>(multiply(none, b, upper[1])), b, lower[1]);
-            add_scaled::<F>(total, sum, scales, 2 * which + 1)
+            let mut total = total;
+            for (i, q) in [a, b].into_iter().enumerate() {
+                let sum = _mm512_slli_epi32::<8>(_mm512_dpbusd_epi32(none, q, upper[i]));
+                total = add_scaled::<F>(total, _mm512_dpbusd_epi32(sum, q, lower[i]), scales, 2 * which + i);
+            }
+            total
         }
     }
 }
@@ -287,8 +290,8 @@ unsafe fn with_factors<F: Unpack>(p: *const u8, digits: *const Line, factors: __
                 let index = &const { lanes(F::ORDER, 1, 1) }[2 * half + which];
                 let factors = _mm512_permutexvar_epi32(_mm512_loadu_si512(index.as_ptr().cast()), factors);
                 let x = digits.add(4 * half + which);
-                upper = multiply_add(upper, multiply_line(none, q, x), factors);
-                lower = multiply_add(lower, multiply_line(none, q, x.add(2)), factors);
+                upper = multiply_add(upper, multiply(none, q, x), factors);
+                lower = multiply_add(lower, multiply(none, q, x.add(2)), factors);
             }
         }
         _mm512_fmadd_ps(_mm512_cvtepi32_ps(upper), _mm512_set1_ps(256.0), _mm512_cvtepi32_ps(lower))
@@ -306,17 +309,11 @@ const fn lanes(order: Order, unit: usize, stride: u32) -> [[u32; 16]; 4] {
     units
 }
 
-/// `sum` and in each of its lanes the products of four bytes, of which those of weights are unsigned.
-#[inline(always)]
-unsafe fn multiply(sum: __m512i, q: __m512i, x: __m512i) -> __m512i {
-    // SAFETY: the callers have the instruction.
-    unsafe { _mm512_dpbusd_epi32(sum, q, x) }
-}
-
-/// The same for what lies in memory.
+/// `sum` and in each of its lanes the products of four bytes, of which those of weights are unsigned: `_mm512_dpbusd_epi32` with what
+/// lies in memory.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn multiply_line(mut sum: __m512i, q: __m512i, x: *const Line) -> __m512i {
+unsafe fn multiply(mut sum: __m512i, q: __m512i, x: *const Line) -> __m512i {
     // In assembly since the compiler would load what is in memory first.
     // SAFETY: the callers have a line there, and the processor the instruction.
     unsafe {

@@ -68,6 +68,18 @@ fn handle_ends() -> Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(wait).map(drop).map_err(refused)
 }
 
+/// Makes a write beyond a limit on the size of files an error, as on a disk without room, where it would end the process and leave
+/// half a file.
+#[cfg(unix)]
+pub(super) fn outlive_large_files() {
+    // SAFETY: no function of ours is called by it.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// There is no such signal.
+#[cfg(not(unix))]
+pub(super) fn outlive_large_files() {}
+
 /// Whether this process was started so that a signal means nothing to it.
 #[cfg(unix)]
 fn is_ignored(signal: libc::c_int) -> bool {

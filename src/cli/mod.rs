@@ -70,6 +70,7 @@ const STYLES: Styles =
 /// 2 for a wrong command line, 130 for an interrupt.
 pub(crate) fn main() -> ExitCode {
     silence_wayland();
+    interrupt::outlive_large_files();
     let result = match Cli::parse_from(long_spellings(std::env::args_os())).command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),

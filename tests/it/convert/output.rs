@@ -161,3 +161,19 @@ fn who_is_killed_leaves_nothing() {
         }
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_may_not_be_so_large_is_an_error_and_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (source, to) = (golden("tiny/llama-f32.gguf"), folder.path().join("out.gguf"));
+    let limited = std::process::Command::new("sh")
+        .args(["-c", "ulimit -f 8 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_halfbyte")])
+        .args(["quantize", utf8(&source), utf8(&to), "Q8_0"])
+        .output()
+        .expect("sh runs");
+    let stderr = String::from_utf8_lossy(&limited.stderr);
+    assert_eq!(limited.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("error: ") && stderr.contains("hint: make room where"), "{stderr}");
+    assert_eq!(names_in(folder.path()), [""; 0], "{stderr}");
+}
